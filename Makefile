@@ -1,0 +1,37 @@
+# The verbs of this repository; `make help` lists them.  CMake does the building (CMakeLists.txt).
+BUILD := build
+JOBS  := $(shell nproc)
+
+.PHONY: all deps model demo up check lint bench clean help
+
+all: deps ## what is missing is installed, then wyvern is built: build/wyvern
+	@[ -e $(BUILD)/CMakeCache.txt ] || cmake --preset default >/dev/null
+	@cmake --build $(BUILD) --parallel $(JOBS) --target wyvern
+
+deps:
+	@scripts/deps.sh build
+
+model: all
+	@scripts/deps.sh model
+
+demo: model ## the whole story: four workers on two nodes, 105 prompts, a report
+	@scripts/demo.sh
+
+up: model ## the service on this machine, until Ctrl-C
+	@$(BUILD)/wyvern up
+
+check: ## every test and lint; ends with "N passed, N failed"
+	@scripts/check.sh
+
+lint: all ## the linters alone
+	@scripts/lint.sh
+
+bench: model ## the measures of docs/BENCHMARKS.md
+	@bench/run
+
+clean: ## what building made; .deps/ and the model stay
+	@find $(BUILD) -mindepth 1 -maxdepth 1 ! -name models -exec rm -rf {} + 2>/dev/null || true
+	@rm -rf build-asan build-tsan
+
+help: ## this list
+	@awk -F':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

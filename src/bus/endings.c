@@ -1,0 +1,297 @@
+#include "bus/endings.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <uthash.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "bus/prompts.h"
+#include "bus/replies.h"
+#include "bus/tokens.h"
+#include "wire/subject.h"
+
+#define REPEAT_MS    500  /* how often unanswered endings are looked at */
+#define PATIENCE_MS  2000 /* an ending unanswered for this long is put again */
+#define ANSWER_BYTES "+"
+
+struct ending {
+    char id[ID_SIZE];
+    struct buf text; /* encoded */
+    int64_t put_at_ns;
+    bus_done_fn *fn;
+    void *arg;
+    UT_hash_handle hh;
+};
+
+struct endings {
+    struct bus *bus;
+    struct loop_timer *timer;
+    struct bus_subscription *answers;
+    struct ending *all;
+    struct cancel *cancels;
+};
+
+static void ending_free(struct ending *ending)
+{
+    buf_done(&ending->text);
+    free(ending);
+}
+
+static void ending_put_again(struct endings *endings, struct ending *ending)
+{
+    char subject[SUBJECT_MAX];
+    subject_response(subject, ending->id);
+    ending->put_at_ns = clock_mono_ns();
+    /* The broker's own acknowledgement says nothing that the response worker's answer does not say
+     * better, so none is asked for. */
+    if (bus_publish(endings->bus, subject, NULL, 0, ending->text.data, ending->text.len) != ERR_OK)
+        log_debug("ending.unsent prompt=%s why=\"%s\"", ending->id, err_text());
+}
+
+static void on_answered(void *arg, const struct bus_message *message)
+{
+    struct endings *endings = arg;
+    const char *dot = strrchr(message->subject, '.');
+    struct ending *ending = NULL;
+    if (dot != NULL)
+        HASH_FIND_STR(endings->all, dot + 1, ending);
+    if (ending == NULL)
+        return;
+    HASH_DELETE(hh, endings->all, ending);
+    bus_done_fn *fn = ending->fn;
+    void *fn_arg = ending->arg;
+    ending_free(ending);
+    fn(fn_arg, ERR_OK, 0);
+}
+
+static void on_timer(void *arg)
+{
+    struct endings *endings = arg;
+    int64_t overdue = clock_mono_ns() - PATIENCE_MS * NS_PER_MS;
+    struct ending *ending, *next;
+    HASH_ITER(hh, endings->all, ending, next)
+    {
+        if (ending->put_at_ns < overdue)
+            ending_put_again(endings, ending);
+    }
+}
+
+enum err endings_new(struct endings **out, struct bus *bus, struct loop *loop)
+{
+    struct endings *endings = calloc(1, sizeof *endings);
+    if (endings == NULL)
+        return err_set(ERR_NOMEM, "out of memory");
+    endings->bus = bus;
+    char subject[128];
+    bus_inbox(bus, "done.*", subject, sizeof subject);
+    enum err err = bus_subscribe(&endings->answers, bus, subject, on_answered, endings);
+    if (err == ERR_OK)
+        err = loop_timer_new(&endings->timer, loop, on_timer, endings);
+    if (err != ERR_OK) {
+        endings_free(endings);
+        return err;
+    }
+    loop_timer_start(endings->timer, REPEAT_MS, REPEAT_MS);
+    *out = endings;
+    return ERR_OK;
+}
+
+size_t endings_count(const struct endings *endings)
+{
+    return HASH_COUNT(endings->all);
+}
+
+enum err endings_put(struct endings *endings, const struct reply *reply, bus_done_fn *fn, void *arg)
+{
+    struct ending *ending;
+    HASH_FIND_STR(endings->all, reply->id, ending);
+    if (ending != NULL)
+        return err_set(ERR_EXISTS, "this prompt's ending is on its way already");
+    ending = calloc(1, sizeof *ending);
+    if (ending == NULL)
+        return err_set(ERR_NOMEM, "out of memory");
+    snprintf(ending->id, sizeof ending->id, "%s", reply->id);
+    ending->fn = fn;
+    ending->arg = arg;
+    buf_init(&ending->text, REPLY_BYTES_MAX);
+    char name[ID_SIZE + 8], answer_to[160];
+    snprintf(name, sizeof name, "done.%s", ending->id);
+    bus_inbox(endings->bus, name, answer_to, sizeof answer_to);
+    struct reply whole = *reply;
+    whole.answer_to = answer_to;
+    enum err err = reply_encode(&whole, &ending->text);
+    if (err != ERR_OK) {
+        ending_free(ending);
+        return err;
+    }
+    HASH_ADD_STR(endings->all, id, ending);
+    ending_put_again(endings, ending);
+    return ERR_OK;
+}
+
+void endings_answer(struct bus *bus, const char *answer_to)
+{
+    /* Only inboxes: an ending's text must not make us publish just anywhere. */
+    if (strncmp(answer_to, "_INBOX_", 7) != 0)
+        return;
+    if (bus_publish(bus, answer_to, NULL, 0, ANSWER_BYTES, strlen(ANSWER_BYTES)) != ERR_OK)
+        log_debug("ending.unanswered why=\"%s\"", err_text());
+}
+
+/* ---- cancelling ---- */
+
+struct cancel {
+    struct endings *endings;
+    char id[ID_SIZE], gateway[TAG_SIZE], reason[16];
+    char prompter[PROMPT_MAX_PROMPTER + 1], model[MODEL_NAME_MAX + 1];
+    bool keep_in_queue, detached;
+    double accepted_at;
+    struct buf text; /* what had been made of the reply */
+    uint64_t pieces, tokens;
+    bus_done_fn *fn;
+    void *arg;
+    struct cancel *prev, *next; /* all that are under way; fn NULL once orphaned */
+};
+
+static void cancel_finish(struct cancel *cancel, enum err err)
+{
+    if (cancel->endings != NULL) {
+        if (cancel->prev != NULL)
+            cancel->prev->next = cancel->next;
+        else
+            cancel->endings->cancels = cancel->next;
+        if (cancel->next != NULL)
+            cancel->next->prev = cancel->prev;
+        if (cancel->fn != NULL)
+            cancel->fn(cancel->arg, err, 0);
+    }
+    buf_done(&cancel->text);
+    free(cancel);
+}
+
+static void on_removed(void *arg, enum err err, uint64_t sequence)
+{
+    (void)sequence;
+    cancel_finish(arg, err);
+}
+
+static void on_recorded(void *arg, enum err err, uint64_t sequence)
+{
+    struct cancel *cancel = arg;
+    (void)sequence;
+    if (err == ERR_OK && !cancel->keep_in_queue)
+        err = prompts_remove(cancel->endings->bus, cancel->id, on_removed, cancel);
+    if (err != ERR_OK || cancel->keep_in_queue)
+        cancel_finish(cancel, err);
+}
+
+static void on_piece(void *arg, const struct pieces *pieces)
+{
+    struct cancel *cancel = arg;
+    for (size_t i = 0; i < pieces->count; i++) {
+        if (buf_append(&cancel->text, pieces->items[i].text, pieces->items[i].text_len) != ERR_OK)
+            log_warn("cancel.text_cut prompt=%s", cancel->id);
+        cancel->tokens += pieces->items[i].token_count;
+    }
+    cancel->pieces += pieces->count;
+}
+
+static void on_read(void *arg, enum err err, const struct claim *latest, uint64_t sequence)
+{
+    struct cancel *cancel = arg;
+    (void)sequence;
+    if (cancel->endings == NULL)
+        err = ERR_CANCELLED;
+    if (err == ERR_OK) {
+        bool expired = strcmp(cancel->reason, "expired") == 0;
+        struct reply ending = {
+            .id = cancel->id,
+            .gateway = cancel->gateway,
+            .prompter = cancel->prompter,
+            .model = cancel->model,
+            .status = expired ? REPLY_EXPIRED : REPLY_CANCELLED,
+            .finish_reason = "",
+            .text = buf_text(&cancel->text),
+            .pieces = cancel->pieces,
+            .error_code = cancel->reason,
+            .error_text = expired ? "the prompt waited too long for a free worker"
+                                  : "the reply was cancelled",
+            .reply_tokens = cancel->tokens,
+            .attempt = latest != NULL ? latest->attempt : 0,
+            .accepted_at = cancel->accepted_at,
+            .finished_at = clock_wall(),
+            .detached = cancel->detached,
+        };
+        err = endings_put(cancel->endings, &ending, on_recorded, cancel);
+    }
+    if (err != ERR_OK)
+        cancel_finish(cancel, err);
+}
+
+static void on_tombstone(void *arg, enum err err, uint64_t sequence)
+{
+    struct cancel *cancel = arg;
+    (void)sequence;
+    if (cancel->endings == NULL)
+        err = ERR_CANCELLED;
+    if (err == ERR_OK)
+        err = tokens_read(cancel->endings->bus, cancel->gateway, cancel->id, on_piece, on_read,
+                          cancel);
+    if (err != ERR_OK)
+        cancel_finish(cancel, err);
+}
+
+enum err endings_cancel(struct endings *endings, const struct cancel_spec *spec, bus_done_fn *fn,
+                        void *arg)
+{
+    struct cancel *cancel = calloc(1, sizeof *cancel);
+    if (cancel == NULL)
+        return err_set(ERR_NOMEM, "out of memory");
+    cancel->endings = endings;
+    snprintf(cancel->id, sizeof cancel->id, "%s", spec->id);
+    snprintf(cancel->gateway, sizeof cancel->gateway, "%s", spec->gateway);
+    snprintf(cancel->reason, sizeof cancel->reason, "%s", spec->reason);
+    snprintf(cancel->prompter, sizeof cancel->prompter, "%s", spec->prompter);
+    snprintf(cancel->model, sizeof cancel->model, "%s", spec->model);
+    cancel->keep_in_queue = spec->keep_in_queue;
+    cancel->detached = spec->detached;
+    cancel->accepted_at = spec->accepted_at;
+    cancel->fn = fn;
+    cancel->arg = arg;
+    buf_init(&cancel->text, REPLY_BYTES_MAX / 2);
+    enum err err;
+    if (spec->tombstone)
+        err = tokens_tombstone(endings->bus, cancel->gateway, cancel->id, cancel->reason,
+                               spec->only_unclaimed, on_tombstone, cancel);
+    else
+        err = tokens_read(endings->bus, cancel->gateway, cancel->id, on_piece, on_read, cancel);
+    if (err != ERR_OK) {
+        free(cancel);
+        return err;
+    }
+    cancel->next = endings->cancels;
+    if (cancel->next != NULL)
+        cancel->next->prev = cancel;
+    endings->cancels = cancel;
+    return ERR_OK;
+}
+
+void endings_free(struct endings *endings)
+{
+    if (endings == NULL)
+        return;
+    /* Cancels under way hold requests of the bus; those end with the bus and free them. */
+    for (struct cancel *cancel = endings->cancels; cancel != NULL; cancel = cancel->next)
+        cancel->endings = NULL;
+    struct ending *ending, *next;
+    HASH_ITER(hh, endings->all, ending, next)
+    {
+        HASH_DELETE(hh, endings->all, ending);
+        ending_free(ending);
+    }
+    bus_unsubscribe(endings->answers);
+    loop_timer_free(endings->timer);
+    free(endings);
+}

@@ -1,0 +1,129 @@
+#include "bus/js.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "wire/json.h"
+
+/* err_code values of JetStream's API errors. */
+enum {
+    JS_STREAM_STORE_FAILED = 10077, /* "maximum messages exceeded", "maximum bytes exceeded" */
+    JS_INSUFFICIENT_RESOURCES = 10023,
+    JS_STORAGE_RESOURCES_EXCEEDED = 10047,
+    JS_WRONG_LAST_SEQUENCE = 10071,
+    JS_WRONG_LAST_SEQUENCE_CONSTANT = 10164, /* the same, from a stream with replicas */
+    JS_STREAM_NOT_FOUND = 10059,
+    JS_CONSUMER_NOT_FOUND = 10014,
+    JS_MESSAGE_NOT_FOUND = 10037,
+};
+
+static enum err code_of(int64_t js_code)
+{
+    switch (js_code) {
+    case JS_WRONG_LAST_SEQUENCE:
+    case JS_WRONG_LAST_SEQUENCE_CONSTANT:
+        return ERR_EXISTS;
+    case JS_STREAM_STORE_FAILED:
+    case JS_INSUFFICIENT_RESOURCES:
+    case JS_STORAGE_RESOURCES_EXCEEDED:
+        return ERR_FULL;
+    case JS_STREAM_NOT_FOUND:
+    case JS_CONSUMER_NOT_FOUND:
+    case JS_MESSAGE_NOT_FOUND:
+        return ERR_NOT_FOUND;
+    default:
+        return ERR_UNAVAILABLE;
+    }
+}
+
+enum err js_answer_read(const struct bus_message *message, json_t **out)
+{
+    json_t *answer;
+    enum err err = json_parse(&answer, message->data, message->len);
+    if (err != ERR_OK)
+        return err_prefix(ERR_UNAVAILABLE, "the broker answered with something odd");
+    const json_t *error = json_object_get(answer, "error");
+    if (json_is_object(error)) {
+        err = err_set(code_of(json_int(error, "err_code", 0)), "the broker refused: %s",
+                      json_text(error, "description", "no reason given"));
+        json_decref(answer);
+        return err;
+    }
+    *out = answer;
+    return ERR_OK;
+}
+
+enum err js_ack_read(const struct bus_message *message, uint64_t *sequence)
+{
+    json_t *answer;
+    enum err err = js_answer_read(message, &answer);
+    if (err != ERR_OK)
+        return err;
+    int64_t seq = json_int(answer, "seq", 0);
+    json_decref(answer);
+    *sequence = seq > 0 ? (uint64_t)seq : 0;
+    return ERR_OK;
+}
+
+struct operation {
+    bus_done_fn *fn;
+    void *arg;
+};
+
+static struct operation *operation_new(bus_done_fn *fn, void *arg)
+{
+    struct operation *operation = malloc(sizeof *operation);
+    if (operation == NULL)
+        err_set(ERR_NOMEM, "out of memory");
+    else
+        *operation = (struct operation){fn, arg};
+    return operation;
+}
+
+static bool on_answer(void *arg, enum err err, const struct bus_message *message)
+{
+    struct operation operation = *(struct operation *)arg;
+    free(arg);
+    uint64_t sequence = 0;
+    if (err == ERR_OK)
+        err = js_ack_read(message, &sequence);
+    operation.fn(operation.arg, err, sequence);
+    return false;
+}
+
+enum err js_publish(struct bus *bus, const char *subject, const struct js_expect *expect,
+                    const void *data, size_t len, bus_done_fn *fn, void *arg)
+{
+    struct bus_header headers[2];
+    size_t count = 0;
+    char sequence[24];
+    if (expect != NULL && expect->set) {
+        snprintf(sequence, sizeof sequence, "%" PRIu64, expect->sequence);
+        headers[count++] = (struct bus_header){"Nats-Expected-Last-Subject-Sequence", sequence};
+        if (expect->subject != NULL)
+            headers[count++] =
+                (struct bus_header){"Nats-Expected-Last-Subject-Sequence-Subject", expect->subject};
+    }
+    struct operation *operation = operation_new(fn, arg);
+    if (operation == NULL)
+        return ERR_NOMEM;
+    enum err err = bus_request(bus, subject, headers, count, data, len, JS_TIMEOUT_MS, on_answer,
+                               operation, NULL);
+    if (err != ERR_OK)
+        free(operation);
+    return err;
+}
+
+enum err js_call(struct bus *bus, const char *subject, const char *json, bus_done_fn *fn, void *arg)
+{
+    struct operation *operation = operation_new(fn, arg);
+    if (operation == NULL)
+        return ERR_NOMEM;
+    enum err err = bus_request(bus, subject, NULL, 0, json, strlen(json), JS_TIMEOUT_MS, on_answer,
+                               operation, NULL);
+    if (err != ERR_OK)
+        free(operation);
+    return err;
+}

@@ -1,0 +1,41 @@
+/*
+ * js.h - JetStream's own JSON answers and publishes with expectations; private to src/bus/.
+ *
+ * Source: nats-server's JetStream API, ADR-8 (KV), ADR-31 (direct get), error codes of
+ * server/errors.json.
+ */
+#ifndef WYVERN_BUS_JS_H
+#define WYVERN_BUS_JS_H
+
+#include <jansson.h>
+
+#include "bus/bus.h"
+
+#define JS_TIMEOUT_MS 5000
+
+/* How an operation ended, exactly once unless its call itself failed.  sequence: of what was
+ * stored or found; 0 otherwise. */
+typedef void bus_done_fn(void *arg, enum err err, uint64_t sequence);
+
+/* The answer to a publish: ERR_EXISTS when an expectation was not met, ERR_FULL when the stream
+ * has no room, ERR_UNAVAILABLE for anything else that is not a yes. */
+enum err js_ack_read(const struct bus_message *message, uint64_t *sequence);
+
+/* The answer to an API call: ERR_NOT_FOUND, ERR_UNAVAILABLE, …; *out is the whole answer. */
+enum err js_answer_read(const struct bus_message *message, json_t **out);
+
+struct js_expect {
+    bool set;
+    uint64_t sequence;   /* last sequence on the subject: 0 for "none yet" */
+    const char *subject; /* the subject meant, NULL: the one published to */
+};
+
+/* Publishes into a stream and reports its answer. */
+MUST_USE enum err js_publish(struct bus *bus, const char *subject, const struct js_expect *expect,
+                             const void *data, size_t len, bus_done_fn *fn, void *arg);
+
+/* An API call whose answer only says yes or no. */
+MUST_USE enum err js_call(struct bus *bus, const char *subject, const char *json, bus_done_fn *fn,
+                          void *arg);
+
+#endif

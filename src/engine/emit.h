@@ -1,0 +1,44 @@
+/*
+ * emit.h - from tokens to pieces: holds back what may not be said yet.  Private to src/engine/.
+ *
+ * Bytes come in as the model makes them; out go pieces of whole UTF-8 characters that can no
+ * longer become part of a stop string.  Bytes that are no UTF-8 become U+FFFD.
+ */
+#ifndef WYVERN_ENGINE_EMIT_H
+#define WYVERN_ENGINE_EMIT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/buf.h"
+#include "base/err.h"
+
+struct emit {
+    char **stop; /* owned */
+    size_t stop_count;
+    char partial[4]; /* bytes of a character that is not complete yet */
+    size_t partial_len;
+    struct buf held;   /* whole characters not yet said */
+    struct buf piece;  /* what the last emit_take gave */
+    struct buf taken;  /* token ids (int32_t) since the piece before */
+    struct buf tokens; /* the ids that the last emit_take gave */
+    bool stopped;      /* a stop string came: held ends before it, no more text is taken */
+};
+
+MUST_USE enum err emit_init(struct emit *emit, const char *const *stop, size_t stop_count);
+void emit_done(struct emit *emit); /* safe on zeroed memory */
+
+/* One token and its text (may be empty). */
+MUST_USE enum err emit_token(struct emit *emit, int32_t token, const char *text, size_t len);
+
+/* For a reply that goes on elsewhere, after its tokens were put in: drops `text`, which was said
+ * already, and the tokens.  ERR_INVALID: the tokens' text does not begin with it. */
+MUST_USE enum err emit_resume(struct emit *emit, const char *text);
+
+/* Moves what may be said (all that is left when `last`; an unfinished character is dropped) to
+ * emit->piece, and then, or when last, the ids to emit->tokens.  Both are empty when nothing may be
+ * said.  Returns whether there is anything in them. */
+MUST_USE enum err emit_take(struct emit *emit, bool last, bool *any);
+
+#endif

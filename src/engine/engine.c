@@ -1,0 +1,145 @@
+/*
+ * engine.c - picks the kind of engine, and checks what comes from outside once for all of them.
+ */
+#include "engine/engine.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "engine/ops.h"
+#include "wire/utf8.h"
+
+#define MAX_CONTEXT 1048576
+
+struct engine_params engine_params_default(void)
+{
+    return (struct engine_params){
+        .min_tokens = -1,
+        .max_tokens = -1,
+        .temperature = NAN,
+        .top_p = NAN,
+        .top_k = -1,
+        .seed = -1,
+    };
+}
+
+const char *engine_finish_name(enum engine_finish finish)
+{
+    switch (finish) {
+    case ENGINE_FINISH_STOP:
+        return "stop";
+    case ENGINE_FINISH_LENGTH:
+        return "length";
+    case ENGINE_FINISH_NONE:
+        break;
+    }
+    return NULL;
+}
+
+enum err engine_open(struct engine **out, const struct engine_config *config)
+{
+    if (config->model == NULL || config->model[0] == '\0')
+        return err_set(ERR_USAGE, "no model is given");
+    if (config->slots < 1 || config->slots > ENGINE_MAX_SLOTS)
+        return err_set(ERR_USAGE, "slots must be 1 to %d, not %u", ENGINE_MAX_SLOTS, config->slots);
+    if (config->context > MAX_CONTEXT)
+        return err_set(ERR_USAGE, "context must be at most %d, not %u", MAX_CONTEXT,
+                       config->context);
+    bool fake = strncmp(config->model, FAKE_PREFIX, strlen(FAKE_PREFIX)) == 0;
+    const struct engine_ops *ops = fake ? &fake_ops : &llama_ops;
+    return ops->open(out, config);
+}
+
+void engine_close(struct engine *engine)
+{
+    if (engine != NULL)
+        engine->ops->close(engine);
+}
+
+const struct engine_info *engine_info(const struct engine *engine)
+{
+    return &engine->info;
+}
+
+static enum err check_params(const struct engine_params *params)
+{
+    if (params->max_tokens < -1 || params->max_tokens == 0)
+        return err_set(ERR_INVALID, "max_tokens must be at least 1");
+    if (params->min_tokens < -1)
+        return err_set(ERR_INVALID, "min_tokens must not be negative");
+    if (params->max_tokens > 0 && params->min_tokens > params->max_tokens)
+        return err_set(ERR_INVALID, "min_tokens (%d) is more than max_tokens (%d)",
+                       params->min_tokens, params->max_tokens);
+    if (!isnan(params->temperature) &&
+        (params->temperature < 0 || !isfinite(params->temperature)))
+        return err_set(ERR_INVALID, "temperature must be 0 or more");
+    if (!isnan(params->top_p) && (params->top_p < 0 || params->top_p > 1))
+        return err_set(ERR_INVALID, "top_p must be from 0 to 1");
+    if (params->top_k < -1)
+        return err_set(ERR_INVALID, "top_k must not be negative");
+    for (size_t i = 0; i < params->stop_count; i++) {
+        const char *stop = params->stop[i];
+        if (stop[0] == '\0' || !utf8_is_valid(stop, strlen(stop)))
+            return err_set(ERR_INVALID, "stop string %zu is empty or no UTF-8", i);
+    }
+    return ERR_OK;
+}
+
+static bool is_role(const char *role)
+{
+    return strcmp(role, "system") == 0 || strcmp(role, "user") == 0 ||
+           strcmp(role, "assistant") == 0;
+}
+
+static enum err check_request(const struct engine_request *request)
+{
+    if (request->messages == NULL) {
+        if (request->raw_prompt == NULL || request->raw_prompt[0] == '\0')
+            return err_set(ERR_INVALID, "there is no message");
+        if (!utf8_is_valid(request->raw_prompt, strlen(request->raw_prompt)))
+            return err_set(ERR_INVALID, "the prompt is not valid UTF-8");
+    } else if (request->message_count == 0) {
+        return err_set(ERR_INVALID, "there is no message");
+    }
+    for (size_t i = 0; request->messages != NULL && i < request->message_count; i++) {
+        const struct engine_message *message = &request->messages[i];
+        if (!is_role(message->role))
+            return err_set(ERR_INVALID, "messages[%zu].role is none of system, user, assistant", i);
+        if (!utf8_is_valid(message->content, strlen(message->content)))
+            return err_set(ERR_INVALID, "messages[%zu].content is not valid UTF-8", i);
+    }
+    return check_params(&request->params);
+}
+
+enum err engine_start(struct engine *engine, const struct engine_request *request)
+{
+    enum err err = check_request(request);
+    return err == ERR_OK ? engine->ops->start(engine, request) : err;
+}
+
+void engine_cancel(struct engine *engine, const void *user)
+{
+    engine->ops->cancel(engine, user);
+}
+
+unsigned engine_active(const struct engine *engine)
+{
+    return engine->ops->active(engine);
+}
+
+int64_t engine_due_ns(const struct engine *engine)
+{
+    return engine->ops->due_ns(engine);
+}
+
+enum err engine_step(struct engine *engine, struct engine_event *events, size_t *count)
+{
+    return engine->ops->step(engine, events, count);
+}
+
+enum err engine_tokenize(struct engine *engine, const struct engine_request *request, int32_t **ids,
+                         size_t *count)
+{
+    enum err err = check_request(request);
+    return err == ERR_OK ? engine->ops->tokenize(engine, request, ids, count) : err;
+}

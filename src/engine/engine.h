@@ -1,0 +1,146 @@
+/*
+ * engine.h - what runs a model: the one interface behind which llama, blenderbot and fake stand.
+ *
+ * An engine holds one model and a number of slots.  A sequence is one reply being generated; it
+ * occupies a slot from engine_start() until its last event.  The owner calls engine_step() in a
+ * loop; each call advances every active sequence by at most one decode step and hands out what
+ * came of it.  All calls on one engine come from one thread.
+ *
+ * Text: the pieces of a sequence, joined, are the reply.  A piece is never empty, never splits a
+ * UTF-8 character, never holds any part of a stop string.  A piece carries the ids of all tokens
+ * taken since the piece before it (some of their text may still be held back), so that
+ * prompt + the tokens of all pieces is where a successor goes on: see struct engine_request.resume.
+ */
+#ifndef WYVERN_ENGINE_ENGINE_H
+#define WYVERN_ENGINE_ENGINE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/err.h"
+
+struct engine;
+
+struct engine_config {
+    const char *model;         /* a GGUF file, or fake:… */
+    const char *device;        /* "cpu:0", "gpu:UUID"; what the node's device list gave */
+    const char *chat_template; /* a name that the model runtime knows, or NULL: the model's own */
+    unsigned slots;            /* sequences at once, 1 … ENGINE_MAX_SLOTS */
+    unsigned context;          /* positions per slot; 0: the model's own, at most ENGINE_AUTO_CTX */
+    unsigned threads;          /* CPU threads; 0: one per allowed CPU */
+};
+
+#define ENGINE_MAX_SLOTS 256
+#define ENGINE_AUTO_CTX  4096 /* positions a slot gets when the model could take more */
+
+struct engine_info {
+    char name[128]; /* the model's own name, for people */
+    char arch[32];  /* "llama", "blenderbot", "fake" … */
+    unsigned slots;
+    unsigned context;       /* positions per slot: prompt + reply */
+    uint64_t model_bytes;   /* weights */
+    uint64_t kv_bytes;      /* cache, all slots */
+    uint64_t compute_bytes; /* scratch of the runtime */
+};
+
+/* Loads the model.  ERR_NOT_FOUND, ERR_INVALID (broken file), ERR_UNSUPPORTED (architecture or
+ * chat template), ERR_NOMEM; err_text() says which and the mend. */
+MUST_USE enum err engine_open(struct engine **out, const struct engine_config *config);
+void engine_close(struct engine *engine);
+const struct engine_info *engine_info(const struct engine *engine);
+
+/* What a person may ask of one reply.  -1 / NAN mean: not given, the model's default. */
+struct engine_params {
+    int min_tokens;          /* new tokens before the end is allowed; ≥ 0 */
+    int max_tokens;          /* new tokens; -1: as many as the context holds */
+    float temperature;       /* 0: greedy */
+    float top_p;             /* 1: off */
+    int top_k;               /* 0: off */
+    int64_t seed;            /* -1: random */
+    const char *const *stop; /* stop strings, not empty, borrowed until engine_start returns */
+    size_t stop_count;
+};
+/* Nothing given: every field says "the model's default". */
+struct engine_params engine_params_default(void);
+
+struct engine_message {
+    const char *role;    /* "system", "user", "assistant" */
+    const char *content; /* UTF-8, without NUL; special-token text in it is ordinary text */
+};
+
+struct engine_request {
+    const struct engine_message *messages; /* the chat template is applied; or */
+    size_t message_count;
+    const char *raw_prompt; /* given as it is when messages is NULL */
+    struct engine_params params;
+    /* A reply that another worker began: its stored tokens and the text already delivered.  The
+     * text of the tokens begins with resume_text; what is beyond it was held back and is
+     * delivered now (or held back again).  The fake engine counts by resume_pieces. */
+    const int32_t *resume_tokens;
+    size_t resume_token_count;
+    const char *resume_text;
+    size_t resume_pieces;
+    void *user; /* comes back in each event */
+};
+
+enum engine_finish { ENGINE_FINISH_NONE, ENGINE_FINISH_STOP, ENGINE_FINISH_LENGTH };
+const char *engine_finish_name(enum engine_finish finish); /* "stop", "length", NULL for none */
+
+struct engine_timings { /* of one sequence, milliseconds */
+    double prompt_ms;   /* prefill */
+    double decode_ms;   /* from the first token to the last */
+};
+
+/* What one step brought for one sequence.  Pointers are valid until the next engine call. */
+struct engine_event {
+    void *user;
+    const char *text; /* NULL: no piece in this event */
+    size_t text_len;
+    const int32_t *tokens; /* see the top comment */
+    size_t token_count;
+    bool last;      /* the slot is free; the fields below count */
+    enum err error; /* ERR_OK, or the reply failed: error_text says why */
+    const char *error_text;
+    enum engine_finish finish;
+    unsigned prompt_tokens;
+    unsigned reply_tokens;  /* resumed ones included */
+    unsigned cached_tokens; /* of the prompt, taken from another sequence's prefix */
+    struct engine_timings timings;
+};
+
+/* Takes a slot.  Everything in request but user is copied.  ERR_FULL: no free slot.
+ * ERR_LIMIT: the prompt does not fit the context ("context_length_exceeded" to a person).
+ * ERR_INVALID: invalid UTF-8, role the template cannot say, no messages. */
+MUST_USE enum err engine_start(struct engine *engine, const struct engine_request *request);
+
+/* Frees the slot of the sequence with this user pointer at once; no event follows.  Unknown: no-op.
+ */
+void engine_cancel(struct engine *engine, const void *user);
+
+unsigned engine_active(const struct engine *engine);
+
+/* When engine_step() will have work: INT64_MAX with no active sequence, 0 for at once, else a
+ * clock_mono_ns() time (the fake engine waits for its delays this way). */
+int64_t engine_due_ns(const struct engine *engine);
+
+/* One step.  Writes at most `slots` events, returns how many in *count.  An error is of the engine
+ * as a whole: the worker must end. */
+MUST_USE enum err engine_step(struct engine *engine, struct engine_event *events, size_t *count);
+
+/* The ids a request's prompt becomes, for `generate --json` (free(*ids)). */
+MUST_USE enum err engine_tokenize(struct engine *engine, const struct engine_request *request,
+                                  int32_t **ids, size_t *count);
+
+/* Sends the model runtime's own messages to our log (errors and warnings only); once a process. */
+void engine_log_init(void);
+
+/* Rewrites a GGUF with another weight type ("q8_0", "q4_0", "f16", …); progress in 0…1. */
+typedef void engine_progress_fn(void *arg, double done);
+MUST_USE enum err engine_quantize(const char *in_path, const char *out_path, const char *type,
+                                  unsigned threads, engine_progress_fn *progress, void *arg);
+
+/* The operations of one kind of engine: private to src/engine/. */
+struct engine_ops;
+
+#endif

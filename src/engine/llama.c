@@ -1,0 +1,446 @@
+/*
+ * llama.c - runs sequences side by side: continuous batching over the slots of one context.
+ *
+ * A step is one call of llama_decode with the newest token of every sequence that decodes and, up
+ * to sched/budget's number, tokens of prompts that are not computed yet, first come first served.
+ * Then each sequence with scores gets its next token.  Sampling takes some 20 µs a token beside
+ * milliseconds of computing: spreading it over threads would cost more than it saves.
+ *
+ * A slot keeps its cache when its sequence ends.  A prompt goes to the free slot whose cache
+ * begins most like it; if another slot's cache (also a busy one's) holds more of its beginning,
+ * that is copied; if an earlier prompt is just computing a common beginning, it waits for that.
+ */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/id.h"
+#include "engine/llama_engine.h"
+#include "sched/budget.h"
+
+#define PROMPT_LIMIT      ((size_t)1 << 26) /* bytes of token ids */
+#define PIECE_MAX         512               /* bytes of one token's text */
+#define SHARE_BYTES_LIMIT ((size_t)1 << 28) /* a bigger cache is not copied */
+
+static void view_slots(struct llama_engine *llama)
+{
+    for (unsigned i = 0; i < llama->base.info.slots; i++) {
+        const struct llama_slot *slot = &llama->slots[i];
+        llama->views[i] = (struct slot_view){
+            .busy = slot->state != SLOT_FREE,
+            .growing = slot->state == SLOT_PROMPT,
+            .order = slot->order,
+            .tokens = slot->tokens,
+            .planned = slot->count,
+            .cached = slot->cached,
+        };
+    }
+}
+
+/* Keeps the first `keep` tokens of the slot's cache, or none where a part can't be kept. */
+static void trim_cache(struct llama_engine *llama, struct llama_slot *slot, size_t keep)
+{
+    llama_memory_t memory = llama_get_memory(llama->ctx);
+    llama_seq_id seq = (llama_seq_id)(slot - llama->slots);
+    if (keep > 0 && llama->can_share && llama_memory_seq_rm(memory, seq, (llama_pos)keep, -1)) {
+        slot->cached = keep;
+        return;
+    }
+    llama_memory_seq_rm(memory, seq, -1, -1);
+    slot->cached = 0;
+}
+
+/* ---- starting ---- */
+
+static void choose_sampling(const struct llama_engine *llama, const struct engine_params *params,
+                            struct sample_params *out)
+{
+    *out = llama->defaults;
+    if (!isnan(params->temperature))
+        out->temperature = params->temperature;
+    if (!isnan(params->top_p))
+        out->top_p = params->top_p;
+    if (params->top_k >= 0)
+        out->top_k = params->top_k;
+    if (params->seed >= 0) {
+        out->seed = (uint64_t)params->seed;
+    } else {
+        char digits[TAG_SIZE];
+        id_random(digits, TAG_LEN);
+        out->seed = strtoull(digits, NULL, 16);
+    }
+}
+
+/* Text of a token; control tokens have none. */
+static enum err token_text(const struct llama_engine *llama, int32_t token, char out[PIECE_MAX],
+                           size_t *len)
+{
+    int32_t n = llama_token_to_piece(llama->vocab, token, out, PIECE_MAX, 0, false);
+    if (n < 0)
+        return err_set(ERR_UNSUPPORTED, "token %d has more than %d bytes of text", token,
+                       PIECE_MAX);
+    *len = (size_t)n;
+    return ERR_OK;
+}
+
+static enum err put_token(struct llama_engine *llama, struct llama_slot *slot, int32_t token)
+{
+    char text[PIECE_MAX];
+    size_t len = 0;
+    enum err err = token_text(llama, token, text, &len);
+    if (err != ERR_OK)
+        return err;
+    slot->tokens[slot->count++] = token;
+    slot->reply_count++;
+    return emit_token(&slot->emit, token, text, len);
+}
+
+/* Is the reply at its end after the token just put? */
+static bool reached_end(const struct llama_engine *llama, struct llama_slot *slot)
+{
+    if (slot->emit.stopped)
+        slot->finish = ENGINE_FINISH_STOP;
+    else if (slot->reply_count >= slot->max_reply || slot->count >= llama->base.info.context)
+        slot->finish = ENGINE_FINISH_LENGTH;
+    return slot->finish != ENGINE_FINISH_NONE;
+}
+
+/* Fills the chosen slot in.  Its cache is trimmed to what it has in common with the prompt. */
+static enum err fill_slot(struct llama_engine *llama, struct llama_slot *slot,
+                          const struct engine_request *request, const int32_t *prompt, size_t count)
+{
+    const struct engine_params *params = &request->params;
+    struct emit emit;
+    enum err err = emit_init(&emit, params->stop, params->stop_count);
+    if (err != ERR_OK)
+        return err;
+    size_t common = slots_common(slot->tokens, slot->cached, prompt, count);
+    if (common == count)
+        common--; /* the last one must be computed for its scores */
+    emit_done(&slot->emit);
+    slot->emit = emit;
+    trim_cache(llama, slot, common);
+    memcpy(slot->tokens, prompt, count * sizeof *prompt);
+    slot->count = slot->prompt_count = count;
+    slot->reused = slot->cached;
+    slot->reply_count = 0;
+    slot->min_reply = params->min_tokens > 0 ? (size_t)params->min_tokens : 0;
+    slot->max_reply = params->max_tokens > 0 ? (size_t)params->max_tokens : SIZE_MAX;
+    slot->finish = ENGINE_FINISH_NONE;
+    slot->start_ns = slot->first_ns = slot->last_ns = 0;
+    slot->placed = !llama->can_share;
+    slot->user = request->user;
+    choose_sampling(llama, params, &slot->sample);
+    for (size_t i = 0; err == ERR_OK && i < request->resume_token_count; i++)
+        err = put_token(llama, slot, request->resume_tokens[i]);
+    if (err == ERR_OK && request->resume_token_count > 0)
+        err = emit_resume(&slot->emit, request->resume_text != NULL ? request->resume_text : "");
+    return err;
+}
+
+static enum err check_fit(const struct llama_engine *llama, const struct engine_request *request,
+                          size_t prompt_count)
+{
+    size_t context = llama->base.info.context;
+    if (prompt_count == 0)
+        return err_set(ERR_INVALID, "the prompt is empty");
+    if (prompt_count >= context)
+        return err_set(ERR_LIMIT, "the prompt has %zu tokens and the model takes at most %zu",
+                       prompt_count, context - 1);
+    if (request->resume_token_count > context - prompt_count)
+        return err_set(ERR_INVALID, "the reply to go on from is longer than the context");
+    for (size_t i = 0; i < request->resume_token_count; i++) {
+        int32_t token = request->resume_tokens[i];
+        if (token < 0 || (size_t)token >= llama->vocab_size)
+            return err_set(ERR_INVALID, "token %d to go on from is none of this model's", token);
+    }
+    return ERR_OK;
+}
+
+static enum err llama_start(struct engine *engine, const struct engine_request *request)
+{
+    struct llama_engine *llama = (struct llama_engine *)engine;
+    unsigned slots = engine->info.slots;
+    if (llama->active >= slots)
+        return err_set(ERR_FULL, "no free slot");
+    struct buf prompt;
+    buf_init(&prompt, PROMPT_LIMIT);
+    enum err err = llama_prompt_tokens(llama, request, &prompt);
+    size_t count = prompt.len / sizeof(int32_t);
+    if (err == ERR_OK)
+        err = check_fit(llama, request, count);
+    if (err == ERR_OK) {
+        const int32_t *tokens = (const int32_t *)(const void *)prompt.data;
+        view_slots(llama);
+        struct llama_slot *slot = &llama->slots[slots_choose(llama->views, slots, tokens, count)];
+        err = fill_slot(llama, slot, request, tokens, count);
+        if (err == ERR_OK) {
+            slot->state = reached_end(llama, slot) ? SLOT_ENDING : SLOT_PROMPT;
+            slot->order = ++llama->orders;
+            llama->active++;
+        }
+    }
+    buf_done(&prompt);
+    return err;
+}
+
+static void free_slot(struct llama_engine *llama, struct llama_slot *slot)
+{
+    slot->state = SLOT_FREE;
+    slot->order = ++llama->orders;
+    llama->active--;
+}
+
+static void llama_cancel(struct engine *engine, const void *user)
+{
+    struct llama_engine *llama = (struct llama_engine *)engine;
+    for (unsigned i = 0; i < engine->info.slots; i++) {
+        struct llama_slot *slot = &llama->slots[i];
+        if (slot->state != SLOT_FREE && slot->user == user)
+            free_slot(llama, slot);
+    }
+}
+
+static unsigned llama_active(const struct engine *engine)
+{
+    return ((const struct llama_engine *)engine)->active;
+}
+
+static int64_t llama_due_ns(const struct engine *engine)
+{
+    return llama_active(engine) > 0 ? 0 : INT64_MAX;
+}
+
+/* ---- one step ---- */
+
+/* Copies the first `common` tokens of another slot's cache; on failure the slot computes them. */
+static void copy_cache(struct llama_engine *llama, struct llama_slot *slot, size_t from,
+                       size_t common)
+{
+    size_t size = llama_state_seq_get_size(llama->ctx, (llama_seq_id)from);
+    if (size == 0 || size > SHARE_BYTES_LIMIT)
+        return;
+    uint8_t *state = malloc(size);
+    if (state == NULL)
+        return;
+    size_t own = slot->cached;
+    llama_seq_id seq = (llama_seq_id)(slot - llama->slots);
+    size = llama_state_seq_get_data(llama->ctx, state, size, (llama_seq_id)from);
+    if (size > 0 && llama_state_seq_set_data(llama->ctx, state, size, seq) > 0) {
+        trim_cache(llama, slot, common);
+        if (slot->cached > own)
+            slot->reused += slot->cached - own;
+    } else {
+        trim_cache(llama, slot, 0); /* what is there now is not known */
+        slot->reused = 0;
+    }
+    free(state);
+}
+
+/* Finds the beginning of a prompt in other slots.  False: it comes soon, compute nothing now. */
+static bool place_prompt(struct llama_engine *llama, struct llama_slot *slot)
+{
+    if (slot->placed)
+        return true;
+    unsigned slots = llama->base.info.slots;
+    view_slots(llama);
+    size_t self = (size_t)(slot - llama->slots);
+    struct slots_source source = slots_find_source(llama->views, slots, self, slot->cached);
+    if (source.slot < slots && source.wait)
+        return false;
+    slot->placed = true;
+    if (source.slot < slots) {
+        size_t most = slot->count - 1;
+        copy_cache(llama, slot, source.slot, source.common < most ? source.common : most);
+    }
+    return true;
+}
+
+static struct llama_slot *next_prompt(struct llama_engine *llama, uint64_t after)
+{
+    struct llama_slot *next = NULL;
+    for (unsigned i = 0; i < llama->base.info.slots; i++) {
+        struct llama_slot *slot = &llama->slots[i];
+        if (slot->state == SLOT_PROMPT && slot->order > after &&
+            (next == NULL || slot->order < next->order))
+            next = slot;
+    }
+    return next;
+}
+
+/* Decides how many tokens of each slot go into this step. */
+static void plan_step(struct llama_engine *llama, int64_t now_ns)
+{
+    unsigned decoding = 0, waiting = 0;
+    for (unsigned i = 0; i < llama->base.info.slots; i++) {
+        struct llama_slot *slot = &llama->slots[i];
+        slot->row = -1;
+        slot->take = slot->state == SLOT_DECODE ? 1 : 0;
+        decoding += slot->state == SLOT_DECODE;
+        waiting += slot->state == SLOT_PROMPT;
+    }
+    size_t budget = budget_prefill(decoding, waiting);
+    struct llama_slot *slot = next_prompt(llama, 0);
+    for (; slot != NULL && budget > 0; slot = next_prompt(llama, slot->order)) {
+        if (slot->start_ns == 0)
+            slot->start_ns = now_ns;
+        if (!place_prompt(llama, slot))
+            continue;
+        size_t left = slot->count - slot->cached;
+        slot->take = left < budget ? left : budget;
+        budget -= slot->take;
+    }
+}
+
+/* The batch, in the order of slots: only neighbouring streams are computed together. */
+static void fill_batch(struct llama_engine *llama)
+{
+    struct llama_batch *batch = &llama->batch;
+    int32_t row = 0;
+    for (unsigned i = 0; i < llama->base.info.slots; i++) {
+        struct llama_slot *slot = &llama->slots[i];
+        for (size_t k = 0; k < slot->take; k++, row++) {
+            size_t at = slot->cached + k;
+            batch->token[row] = slot->tokens[at];
+            batch->pos[row] = (llama_pos)at;
+            batch->n_seq_id[row] = 1;
+            batch->seq_id[row][0] = (llama_seq_id)i;
+            batch->logits[row] = at + 1 == slot->count;
+            if (at + 1 == slot->count)
+                slot->row = row;
+        }
+    }
+    batch->n_tokens = row;
+}
+
+static bool is_ender(const struct llama_engine *llama, int32_t token)
+{
+    return llama_vocab_is_eog(llama->vocab, token);
+}
+
+/* Picks the slot's next token.  ERR: of this sequence alone. */
+static enum err take_token(struct llama_engine *llama, struct llama_slot *slot, int64_t now_ns)
+{
+    float *scores = llama_get_logits_ith(llama->ctx, slot->row);
+    if (scores == NULL)
+        return err_set(ERR_INTERNAL, "the model gave no scores");
+    if (slot->reply_count < slot->min_reply) {
+        for (size_t i = 0; i < llama->ender_count; i++)
+            scores[llama->enders[i]] = -INFINITY;
+    }
+    int32_t token = 0;
+    enum err err = sampler_pick(&llama->sampler, scores, llama->vocab_size, &slot->sample,
+                                slot->reply_count, &token);
+    if (err != ERR_OK)
+        return err;
+    slot->state = SLOT_DECODE;
+    slot->last_ns = now_ns;
+    if (slot->first_ns == 0)
+        slot->first_ns = now_ns;
+    if (is_ender(llama, token)) {
+        slot->finish = ENGINE_FINISH_STOP;
+        return ERR_OK;
+    }
+    err = put_token(llama, slot, token);
+    if (err == ERR_OK)
+        reached_end(llama, slot);
+    return err;
+}
+
+static void fill_last(const struct llama_slot *slot, struct engine_event *event)
+{
+    event->last = true;
+    event->finish = slot->finish;
+    event->prompt_tokens = (unsigned)slot->prompt_count;
+    event->reply_tokens = (unsigned)slot->reply_count;
+    size_t reused = slot->reused < slot->prompt_count ? slot->reused : slot->prompt_count;
+    event->cached_tokens = (unsigned)reused;
+    if (slot->first_ns > 0) {
+        event->timings.prompt_ms = (double)(slot->first_ns - slot->start_ns) / (double)NS_PER_MS;
+        event->timings.decode_ms = (double)(slot->last_ns - slot->first_ns) / (double)NS_PER_MS;
+    }
+}
+
+/* What this step brought for the slot; whether there is an event.  Frees a slot that ended. */
+static bool make_event(struct llama_engine *llama, struct llama_slot *slot, enum err err,
+                       struct engine_event *event)
+{
+    *event = (struct engine_event){.user = slot->user};
+    bool ended = slot->finish != ENGINE_FINISH_NONE, any = false;
+    if (err == ERR_OK)
+        err = emit_take(&slot->emit, ended, &any);
+    if (err != ERR_OK) {
+        snprintf(slot->error_text, sizeof slot->error_text, "%s", err_text());
+        slot->finish = ENGINE_FINISH_NONE;
+        fill_last(slot, event);
+        event->error = err;
+        event->error_text = slot->error_text;
+        trim_cache(llama, slot, 0); /* what spoilt it may be in there */
+        free_slot(llama, slot);
+        return true;
+    }
+    event->text = slot->emit.piece.len > 0 ? slot->emit.piece.data : NULL;
+    event->text_len = slot->emit.piece.len;
+    event->tokens = (const int32_t *)(const void *)slot->emit.tokens.data;
+    event->token_count = slot->emit.tokens.len / sizeof(int32_t);
+    if (ended) {
+        fill_last(slot, event);
+        free_slot(llama, slot);
+    }
+    return any || ended;
+}
+
+static enum err llama_step(struct engine *engine, struct engine_event *events, size_t *count)
+{
+    struct llama_engine *llama = (struct llama_engine *)engine;
+    plan_step(llama, clock_mono_ns());
+    fill_batch(llama);
+    if (llama->batch.n_tokens > 0) {
+        int32_t status = llama_decode(llama->ctx, llama->batch);
+        if (status != 0)
+            return err_set(ERR_INTERNAL, "the model runtime failed (llama_decode: %d)", status);
+    }
+    int64_t now_ns = clock_mono_ns();
+    size_t made = 0;
+    for (unsigned i = 0; i < engine->info.slots; i++) {
+        struct llama_slot *slot = &llama->slots[i];
+        slot->cached += slot->take;
+        enum err err = ERR_OK;
+        if (slot->row >= 0)
+            err = take_token(llama, slot, now_ns);
+        else if (slot->state != SLOT_ENDING)
+            continue;
+        if (make_event(llama, slot, err, &events[made]))
+            made++;
+    }
+    *count = made;
+    return ERR_OK;
+}
+
+static enum err llama_tokenize_request(struct engine *engine, const struct engine_request *request,
+                                       int32_t **ids, size_t *count)
+{
+    struct buf tokens;
+    buf_init(&tokens, PROMPT_LIMIT);
+    enum err err = llama_prompt_tokens((struct llama_engine *)engine, request, &tokens);
+    if (err == ERR_OK) {
+        size_t bytes;
+        *ids = (int32_t *)(void *)buf_take(&tokens, &bytes);
+        *count = bytes / sizeof(int32_t);
+    }
+    buf_done(&tokens);
+    return err;
+}
+
+const struct engine_ops llama_ops = {
+    .open = llama_engine_open,
+    .close = llama_engine_close,
+    .start = llama_start,
+    .cancel = llama_cancel,
+    .active = llama_active,
+    .due_ns = llama_due_ns,
+    .step = llama_step,
+    .tokenize = llama_tokenize_request,
+};

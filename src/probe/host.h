@@ -1,0 +1,19 @@
+/*
+ * host.h - figures of this host from /proc.  Any thread.
+ */
+#ifndef WYVERN_PROBE_HOST_H
+#define WYVERN_PROBE_HOST_H
+
+#include <stdint.h>
+
+#include "base/err.h"
+
+MUST_USE enum err host_load_average(double load[3]); /* 1, 5, 15 minutes */
+void host_name(char *out, int cap);
+unsigned host_cpus(void); /* CPUs this process may run on */
+MUST_USE enum err host_memory(uint64_t *total_bytes, uint64_t *available_bytes);
+/* Resident bytes of a process, without what it shares from files (RssAnon). */
+MUST_USE enum err host_resident(int pid, uint64_t *bytes);
+MUST_USE enum err host_disk_free(const char *path, uint64_t *free_bytes);
+
+#endif

@@ -1,0 +1,173 @@
+#include "roles/gateway/figures.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+static const double ttft_bounds[] = {.001, .005, .01, .02, .04, .06, .08, .1, .25, .5,  .75,
+                                     1,    2.5,  5,   7.5, 10,  20,  40,  80, 160, 640, 2560};
+static const double e2e_bounds[] = {.3, .5, .8, 1,  1.5, 2,   2.5, 5,   10,   15,  20,
+                                    30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680};
+
+#define BOUNDS(array) .buckets = (array), .bucket_count = sizeof(array) / sizeof *(array)
+
+enum row {
+    ROW_BUILD,
+    ROW_ACCEPTED,
+    ROW_REFUSED,
+    ROW_ENDED,
+    ROW_READERS_LEFT,
+    ROW_PROMPT_TOKENS,
+    ROW_REPLY_TOKENS,
+    ROW_TTFT,
+    ROW_E2E,
+    ROW_QUEUE_TIME,
+    ROW_OPEN,
+    ROW_WAITING,
+    ROW_IN_FLIGHT,
+    ROW_QUEUE_LIMIT,
+    ROW_WORKERS_READY,
+    ROW_SLOTS,
+    ROW_BROKER,
+    ROW_HTTP_RESPONSES,
+    ROW_HTTP_CONNECTIONS,
+    ROW_COUNT
+};
+
+static const struct metric rows[ROW_COUNT] = {
+    [ROW_BUILD] = {"wyvern_build_info", METRIC_GAUGE, "Version of this process; always 1.",
+                   .labels = {"version", "role"}},
+    [ROW_ACCEPTED] = {"wyvern_prompts_accepted_total", METRIC_COUNTER,
+                      "Prompts that the broker has on disk."},
+    [ROW_REFUSED] = {"wyvern_prompts_refused_total", METRIC_COUNTER,
+                     "Prompts not accepted, by reason.", .labels = {"reason"}},
+    [ROW_ENDED] = {"wyvern_replies_total", METRIC_COUNTER, "Replies that ended, by how.",
+                   .labels = {"model", "status", "finish_reason"}},
+    [ROW_READERS_LEFT] = {"wyvern_readers_left_total", METRIC_COUNTER,
+                          "Readers that went away before their reply was whole."},
+    [ROW_PROMPT_TOKENS] = {"wyvern_prompt_tokens_total", METRIC_COUNTER,
+                           "Tokens of prompts whose replies ended.", .labels = {"model"}},
+    [ROW_REPLY_TOKENS] = {"wyvern_generation_tokens_total", METRIC_COUNTER,
+                          "Tokens of replies that ended.", .labels = {"model"}},
+    [ROW_TTFT] = {"wyvern_time_to_first_token_seconds", METRIC_HISTOGRAM,
+                  "From the request's arrival to its first piece, streamed replies.",
+                  BOUNDS(ttft_bounds)},
+    [ROW_E2E] = {"wyvern_e2e_request_latency_seconds", METRIC_HISTOGRAM,
+                 "From acceptance to the reply's end.", .labels = {"model"}, BOUNDS(e2e_bounds)},
+    [ROW_QUEUE_TIME] = {"wyvern_request_queue_time_seconds", METRIC_HISTOGRAM,
+                        "From acceptance to a worker's start.", .labels = {"model"},
+                        BOUNDS(e2e_bounds)},
+    [ROW_OPEN] = {"wyvern_replies_open", METRIC_GAUGE, "Requests being answered by this gateway."},
+    [ROW_WAITING] = {"wyvern_queue_waiting", METRIC_GAUGE, "Prompts waiting for a worker."},
+    [ROW_IN_FLIGHT] = {"wyvern_queue_in_flight", METRIC_GAUGE, "Prompts in workers' hands."},
+    [ROW_QUEUE_LIMIT] = {"wyvern_queue_limit", METRIC_GAUGE,
+                         "Bound on prompts waiting and in flight together."},
+    [ROW_WORKERS_READY] = {"wyvern_workers_ready", METRIC_GAUGE,
+                           "Inference workers that can take a prompt."},
+    [ROW_SLOTS] = {"wyvern_worker_slots", METRIC_GAUGE, "Slots of ready workers together."},
+    [ROW_BROKER] = {"wyvern_broker_reachable", METRIC_GAUGE, "1 while the broker is connected."},
+    [ROW_HTTP_RESPONSES] = {"wyvern_http_responses_total", METRIC_COUNTER,
+                            "HTTP responses by class.", .labels = {"class"}},
+    [ROW_HTTP_CONNECTIONS] = {"wyvern_http_connections", METRIC_GAUGE, "Open HTTP connections."},
+};
+
+struct figures {
+    struct metrics *metrics;
+};
+
+/* A figure that can't be kept (out of memory) is missed, never wrong. */
+#define KEEP(call)                                                                                 \
+    do {                                                                                           \
+        if ((call) != ERR_OK) {                                                                    \
+        }                                                                                          \
+    } while (0)
+
+enum err figures_new(struct figures **out)
+{
+    struct figures *figures = calloc(1, sizeof *figures);
+    if (figures == NULL)
+        return err_set(ERR_NOMEM, "out of memory");
+    enum err err = metrics_new(&figures->metrics, rows, ROW_COUNT);
+    if (err != ERR_OK) {
+        free(figures);
+        return err;
+    }
+    struct metrics *m = figures->metrics;
+    KEEP(metrics_set(m, ROW_BUILD, (const char *[]){WYVERN_VERSION, "gateway"}, 1));
+    KEEP(metrics_add(m, ROW_ACCEPTED, NULL, 0));
+    KEEP(metrics_add(m, ROW_READERS_LEFT, NULL, 0));
+    static const char *const reasons[] = {"queue_full", "unavailable", "draining", "invalid"};
+    for (size_t i = 0; i < sizeof reasons / sizeof *reasons; i++)
+        KEEP(metrics_add(m, ROW_REFUSED, &reasons[i], 0));
+    *out = figures;
+    return ERR_OK;
+}
+
+void figures_free(struct figures *figures)
+{
+    if (figures == NULL)
+        return;
+    metrics_free(figures->metrics);
+    free(figures);
+}
+
+void figures_accepted(struct figures *figures)
+{
+    KEEP(metrics_add(figures->metrics, ROW_ACCEPTED, NULL, 1));
+}
+
+void figures_refused(struct figures *figures, const char *why)
+{
+    KEEP(metrics_add(figures->metrics, ROW_REFUSED, &why, 1));
+}
+
+void figures_first_piece(struct figures *figures, double seconds)
+{
+    KEEP(metrics_observe(figures->metrics, ROW_TTFT, NULL, seconds));
+}
+
+void figures_reader_left(struct figures *figures)
+{
+    KEEP(metrics_add(figures->metrics, ROW_READERS_LEFT, NULL, 1));
+}
+
+void figures_ended(struct figures *figures, const struct reply *record)
+{
+    struct metrics *m = figures->metrics;
+    const char *model = record->model;
+    const char *ended[] = {model, reply_status_name(record->status), record->finish_reason};
+    KEEP(metrics_add(m, ROW_ENDED, ended, 1));
+    KEEP(metrics_add(m, ROW_PROMPT_TOKENS, &model, (double)record->prompt_tokens));
+    KEEP(metrics_add(m, ROW_REPLY_TOKENS, &model, (double)record->reply_tokens));
+    if (record->accepted_at <= 0)
+        return;
+    if (record->finished_at >= record->accepted_at)
+        KEEP(metrics_observe(m, ROW_E2E, &model, record->finished_at - record->accepted_at));
+    if (record->started_at >= record->accepted_at)
+        KEEP(metrics_observe(m, ROW_QUEUE_TIME, &model, record->started_at - record->accepted_at));
+}
+
+enum err figures_write(struct figures *figures, const struct figures_now *now,
+                       enum metrics_format format, struct buf *out)
+{
+    struct metrics *m = figures->metrics;
+    metrics_clear(m, ROW_WAITING);
+    metrics_clear(m, ROW_IN_FLIGHT);
+    metrics_clear(m, ROW_QUEUE_LIMIT);
+    if (now->depth_known) {
+        KEEP(metrics_set(m, ROW_WAITING, NULL, (double)now->depth.waiting));
+        KEEP(metrics_set(m, ROW_IN_FLIGHT, NULL, (double)now->depth.in_flight));
+        KEEP(metrics_set(m, ROW_QUEUE_LIMIT, NULL, (double)now->depth.limit));
+    }
+    KEEP(metrics_set(m, ROW_OPEN, NULL, now->open_replies));
+    KEEP(metrics_set(m, ROW_WORKERS_READY, NULL, now->ready_workers));
+    KEEP(metrics_set(m, ROW_SLOTS, NULL, now->slots));
+    KEEP(metrics_set(m, ROW_BROKER, NULL, now->broker_connected));
+    KEEP(metrics_set(m, ROW_HTTP_CONNECTIONS, NULL, (double)now->http->connections_now));
+    for (int i = 1; i <= 5; i++) {
+        char class[] = "0xx";
+        class[0] = (char)('0' + i);
+        const char *value = class;
+        KEEP(metrics_set(m, ROW_HTTP_RESPONSES, &value, (double)now->http->responses_by_class[i]));
+    }
+    return metrics_write(m, format, out);
+}

@@ -1,0 +1,193 @@
+/*
+ * The gateway: people's way in.  See gateway.h for who does what.
+ */
+#include "roles/gateway/gateway.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "roles/roles.h"
+#include "wire/subject.h"
+
+#define TICK_MS        500
+#define LEAVE_BLIND_MS 5000
+
+static void publish_presence(struct gateway *gateway)
+{
+    struct buf text;
+    char subject[SUBJECT_MAX];
+    buf_init(&text, 8192);
+    presence_subject(&gateway->presence, subject, sizeof subject);
+    if (presence_encode(&gateway->presence, &text) != ERR_OK ||
+        bus_publish(gateway->bus, subject, NULL, 0, text.data, text.len) != ERR_OK)
+        log_debug("presence.unsent why=\"%s\"", err_text());
+    buf_done(&text);
+}
+
+static void leave_when_done(struct gateway *gateway)
+{
+    bool blind = gateway->away_since_ns != 0 &&
+                 clock_mono_ns() - gateway->away_since_ns > LEAVE_BLIND_MS * NS_PER_MS;
+    bool idle = gateway->sessions == NULL && http_server_exchanges(gateway->http) == 0 &&
+                endings_count(gateway->endings) == 0;
+    if (gateway->draining && (idle || blind))
+        loop_stop(gateway->loop);
+}
+
+static void on_tick(void *arg)
+{
+    struct gateway *gateway = arg;
+    static unsigned ticks;
+    int expected = gateway->settings->expect_workers;
+    if (registry_ready_workers(gateway->registry) >= (unsigned)(expected > 0 ? expected : 1))
+        gateway->was_complete = true;
+    if (ticks++ % (PRESENCE_INTERVAL_MS / TICK_MS) == 0) {
+        publish_presence(gateway);
+        if (bus_connected(gateway->bus))
+            registry_sweep(gateway->registry);
+    }
+    sessions_tick(gateway);
+    leave_when_done(gateway);
+}
+
+static void on_signal(void *arg, int signum)
+{
+    struct gateway *gateway = arg;
+    if (gateway->draining)
+        return;
+    log_info("gateway.draining signal=%d open=%u", signum, sessions_count(gateway));
+    gateway->draining = true;
+    leave_when_done(gateway);
+}
+
+static void on_bus_state(void *arg, bool connected)
+{
+    struct gateway *gateway = arg;
+    log_info("broker.%s", connected ? "connected" : "away");
+    gateway->away_since_ns = connected ? 0 : clock_mono_ns();
+    if (!connected)
+        return;
+    registry_reconnected(gateway->registry);
+    publish_presence(gateway);
+    sessions_reconnected(gateway);
+}
+
+static void on_live(void *arg, const struct bus_message *message)
+{
+    session_live(arg, message);
+}
+
+static void describe(struct gateway *gateway)
+{
+    const struct settings *settings = gateway->settings;
+    struct presence *presence = &gateway->presence;
+    snprintf(presence->role, sizeof presence->role, "gateway");
+    snprintf(presence->node, sizeof presence->node, "%s",
+             settings->node != NULL ? settings->node : "hub");
+    snprintf(presence->name, sizeof presence->name, "%s",
+             settings->name != NULL ? settings->name : "gateway-0");
+    presence->pid = getpid();
+    id_random(presence->boot, TAG_LEN);
+    log_init(presence->name, settings->log_level);
+}
+
+static enum err listen_http(struct gateway *gateway)
+{
+    const struct settings *settings = gateway->settings;
+    const struct http_config config = {
+        .host = settings->host,
+        .port = (unsigned)settings->port,
+        .limits = {.body_bytes = (size_t)settings->body_limit_kib * 1024,
+                   .connections = (unsigned)settings->max_connections},
+        .handler = gateway_handle,
+        .error_body = gateway_error_body,
+        .arg = gateway,
+    };
+    enum err err = http_server_new(&gateway->http, gateway->loop, &config);
+    if (err == ERR_OK)
+        snprintf(gateway->presence.url, sizeof gateway->presence.url,
+                 strchr(settings->host, ':') != NULL ? "http://[%s]:%u" : "http://%s:%u",
+                 settings->host, http_server_port(gateway->http));
+    return err;
+}
+
+static enum err open_bus(struct gateway *gateway)
+{
+    char client[PRESENCE_NAME_MAX + 16], live[SUBJECT_MAX];
+    snprintf(client, sizeof client, "gateway.%s", gateway->presence.name);
+    snprintf(live, sizeof live, "live.%s.>", gateway->presence.boot);
+    const struct bus_config config = {
+        .join = &gateway->join,
+        .client_name = client,
+        .role = "gateway",
+        .wait = true,
+        .on_state = on_bus_state,
+        .arg = gateway,
+    };
+    enum err err = bus_open(&gateway->bus, gateway->loop, &config);
+    if (err == ERR_OK)
+        err = endings_new(&gateway->endings, gateway->bus, gateway->loop);
+    if (err == ERR_OK)
+        err = registry_new(&gateway->registry, gateway->bus);
+    if (err == ERR_OK)
+        err = bus_subscribe(&gateway->live, gateway->bus, live, on_live, gateway);
+    return err;
+}
+
+static enum err start(struct gateway *gateway)
+{
+    describe(gateway);
+    enum err err = loop_new(&gateway->loop);
+    if (err == ERR_OK)
+        err = loop_signal(gateway->loop, SIGTERM, on_signal, gateway);
+    if (err == ERR_OK)
+        err = loop_signal(gateway->loop, SIGINT, on_signal, gateway);
+    if (err == ERR_OK)
+        err = loop_timer_new(&gateway->tick, gateway->loop, on_tick, gateway);
+    if (err == ERR_OK)
+        err = figures_new(&gateway->figures);
+    if (err == ERR_OK)
+        err = open_bus(gateway);
+    if (err == ERR_OK)
+        err = listen_http(gateway);
+    return err;
+}
+
+int role_gateway(const struct settings *settings, int argc, char **argv)
+{
+    (void)argc;
+    (void)argv;
+    struct gateway gateway = {.settings = settings, .started_at = clock_wall()};
+    int status = EX_OK;
+    signal(SIGPIPE, SIG_IGN);
+    enum err err = join_read(&gateway.join, settings->join, "gateway");
+    if (err == ERR_OK)
+        err = start(&gateway);
+    if (err == ERR_OK) {
+        log_info("gateway.listening url=%s", gateway.presence.url);
+        loop_timer_start(gateway.tick, 0, TICK_MS);
+        loop_run(gateway.loop);
+        gateway.presence.leaving = true;
+        publish_presence(&gateway);
+        log_info("gateway.left");
+    } else {
+        log_error("gateway.not_started why=\"%s\"", err_text());
+        status = err_exit_status(err);
+    }
+    http_server_free(gateway.http);
+    endings_free(gateway.endings);
+    registry_free(gateway.registry);
+    bus_close(gateway.bus);
+    sessions_free(&gateway);
+    figures_free(gateway.figures);
+    loop_timer_free(gateway.tick);
+    loop_free(gateway.loop);
+    join_done(&gateway.join);
+    return status;
+}

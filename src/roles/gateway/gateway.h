@@ -1,0 +1,61 @@
+/*
+ * gateway.h - private to the gateway: what its files share.
+ *
+ * One loop owns every socket, every session and the connection to the broker.  routes.c answers
+ * HTTP requests, session.c takes one prompt from acceptance to its delivered reply, registry.c
+ * knows who else is there, figures.c counts.
+ */
+#ifndef WYVERN_ROLES_GATEWAY_GATEWAY_H
+#define WYVERN_ROLES_GATEWAY_GATEWAY_H
+
+#include <uthash.h>
+
+#include "api/chat.h"
+#include "bus/bus.h"
+#include "bus/endings.h"
+#include "bus/prompts.h"
+#include "config/options.h"
+#include "http/server.h"
+#include "roles/gateway/figures.h"
+#include "roles/gateway/registry.h"
+#include "wire/presence.h"
+
+struct session;
+
+struct gateway {
+    const struct settings *settings;
+    struct loop *loop;
+    struct bus *bus;
+    struct endings *endings;
+    struct http_server *http;
+    struct registry *registry;
+    struct figures *figures;
+    struct bus_subscription *live;
+    struct loop_timer *tick;
+    struct presence presence; /* boot is our tag: prompts we own carry it */
+    struct join join;
+    struct session *sessions; /* by prompt id */
+    double started_at;
+    int64_t away_since_ns; /* broker away since; 0: it is there */
+    bool was_complete;     /* every worker asked for has been ready once */
+    bool draining;
+};
+
+/* routes.c */
+http_handler_fn gateway_handle; /* arg: struct gateway */
+http_error_fn gateway_error_body;
+/* request_id may be NULL. */
+void gateway_reply_error(struct http_exchange *exchange, const struct api_error *error,
+                         const char *request_id);
+bool gateway_is_ready(const struct gateway *gateway);
+
+/* session.c: takes the request over (chat_request_done when it ends). */
+void session_begin(struct gateway *gateway, struct http_exchange *exchange,
+                   struct chat_request *request, const char *prompter);
+void session_live(struct gateway *gateway, const struct bus_message *message);
+void sessions_tick(struct gateway *gateway);
+void sessions_reconnected(struct gateway *gateway);
+unsigned sessions_count(const struct gateway *gateway);
+void sessions_free(struct gateway *gateway);
+
+#endif

@@ -1,0 +1,195 @@
+#include "roles/gateway/registry.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <uthash.h>
+
+#include "base/clock.h"
+#include "wire/subject.h"
+
+#define PROCESSES_MAX 20000 /* more than this and somebody is lying */
+
+struct process {
+    char key[SUBJECT_MAX]; /* its presence subject */
+    struct presence presence;
+    int64_t seen_ns;
+    UT_hash_handle hh;
+};
+
+struct registry {
+    struct bus_subscription *subscription;
+    struct process *processes;
+};
+
+static void forget(struct registry *registry, struct process *process)
+{
+    HASH_DELETE(hh, registry->processes, process);
+    free(process);
+}
+
+static void on_presence(void *arg, const struct bus_message *message)
+{
+    struct registry *registry = arg;
+    struct presence presence;
+    struct process *process;
+    char key[SUBJECT_MAX];
+    if (presence_decode(&presence, message->data, message->len) != ERR_OK)
+        return;
+    presence_subject(&presence, key, sizeof key);
+    if (strcmp(key, message->subject) != 0)
+        return; /* speaks for somebody else */
+    HASH_FIND_STR(registry->processes, key, process);
+    if (presence.leaving) {
+        if (process != NULL)
+            forget(registry, process);
+        return;
+    }
+    if (process == NULL) {
+        if (HASH_COUNT(registry->processes) >= PROCESSES_MAX)
+            return;
+        process = calloc(1, sizeof *process);
+        if (process == NULL)
+            return;
+        memcpy(process->key, key, sizeof key);
+        HASH_ADD_STR(registry->processes, key, process);
+    }
+    process->presence = presence;
+    process->seen_ns = clock_mono_ns();
+}
+
+enum err registry_new(struct registry **out, struct bus *bus)
+{
+    struct registry *registry = calloc(1, sizeof *registry);
+    if (registry == NULL)
+        return err_set(ERR_NOMEM, "out of memory");
+    enum err err = bus_subscribe(&registry->subscription, bus, "state.>", on_presence, registry);
+    if (err != ERR_OK) {
+        free(registry);
+        return err;
+    }
+    *out = registry;
+    return ERR_OK;
+}
+
+void registry_free(struct registry *registry)
+{
+    struct process *process, *next;
+    if (registry == NULL)
+        return;
+    bus_unsubscribe(registry->subscription);
+    HASH_ITER(hh, registry->processes, process, next)
+    {
+        forget(registry, process);
+    }
+    free(registry);
+}
+
+void registry_sweep(struct registry *registry)
+{
+    int64_t gone = clock_mono_ns() - PRESENCE_GONE_MS * NS_PER_MS;
+    struct process *process, *next;
+    HASH_ITER(hh, registry->processes, process, next)
+    {
+        if (process->seen_ns < gone)
+            forget(registry, process);
+    }
+}
+
+void registry_reconnected(struct registry *registry)
+{
+    struct process *process, *next;
+    HASH_ITER(hh, registry->processes, process, next)
+    {
+        process->seen_ns = clock_mono_ns();
+    }
+}
+
+static bool has_role(const struct process *process, const char *role)
+{
+    return strcmp(process->presence.role, role) == 0;
+}
+
+static bool is_ready_worker(const struct process *process)
+{
+    return has_role(process, "infer") && strcmp(process->presence.state, "ready") == 0;
+}
+
+unsigned registry_ready_workers(const struct registry *registry)
+{
+    unsigned count = 0;
+    const struct process *process, *next;
+    HASH_ITER(hh, registry->processes, process, next)
+    {
+        count += is_ready_worker(process);
+    }
+    return count;
+}
+
+unsigned registry_slots(const struct registry *registry)
+{
+    unsigned slots = 0;
+    const struct process *process, *next;
+    HASH_ITER(hh, registry->processes, process, next)
+    {
+        if (is_ready_worker(process))
+            slots += process->presence.slots;
+    }
+    return slots;
+}
+
+static int by_key(const struct process *a, const struct process *b)
+{
+    return strcmp(a->key, b->key);
+}
+
+static json_t *describe_worker(const struct presence *worker)
+{
+    return json_pack("{s:s, s:i, s:s, s:s, s:s, s:i, s:i, s:i, s:I, s:I, s:I}", "id", worker->name,
+                     "pid", worker->pid, "device", worker->device, "model", worker->model, "state",
+                     worker->state, "slots", (int)worker->slots, "active", (int)worker->active,
+                     "context", (int)worker->context, "prompts", (json_int_t)worker->prompts_total,
+                     "tokens", (json_int_t)worker->reply_tokens_total, "failed",
+                     (json_int_t)worker->failed_total);
+}
+
+static json_t *describe_node(const struct registry *registry, const struct presence *node)
+{
+    const struct process *process, *next;
+    json_t *workers = json_array();
+    const char *metrics_url = "";
+    HASH_ITER(hh, registry->processes, process, next)
+    {
+        if (strcmp(process->presence.node, node->node) != 0)
+            continue;
+        if (has_role(process, "infer"))
+            json_array_append_new(workers, describe_worker(&process->presence));
+        else if (has_role(process, "telemetry"))
+            metrics_url = process->presence.url;
+    }
+    return json_pack("{s:s, s:s, s:s, s:i, s:o}", "name", node->node, "address", node->address,
+                     "metrics_url", metrics_url, "pid", node->pid, "workers", workers);
+}
+
+enum err registry_describe(struct registry *registry, json_t *object)
+{
+    json_t *nodes = json_array(), *responders = json_array(), *gateways = json_array();
+    struct process *process, *next;
+    HASH_SRT(hh, registry->processes, by_key);
+    HASH_ITER(hh, registry->processes, process, next)
+    {
+        const struct presence *presence = &process->presence;
+        if (has_role(process, "node"))
+            json_array_append_new(nodes, describe_node(registry, presence));
+        else if (has_role(process, "respond"))
+            json_array_append_new(
+                responders, json_pack("{s:s, s:i}", "id", presence->name, "pid", presence->pid));
+        else if (has_role(process, "gateway"))
+            json_array_append_new(gateways, json_pack("{s:s, s:i, s:s}", "id", presence->name,
+                                                      "pid", presence->pid, "url", presence->url));
+    }
+    int failed = json_object_set_new(object, "nodes", nodes);
+    failed |= json_object_set_new(object, "response_workers", responders);
+    failed |= json_object_set_new(object, "gateways", gateways);
+    return failed ? err_set(ERR_NOMEM, "out of memory") : ERR_OK;
+}

@@ -1,0 +1,30 @@
+/*
+ * registry.h - who is there: what the processes of the service say of themselves each second.
+ *
+ * Loop's thread only.
+ */
+#ifndef WYVERN_ROLES_GATEWAY_REGISTRY_H
+#define WYVERN_ROLES_GATEWAY_REGISTRY_H
+
+#include <jansson.h>
+#include <stdbool.h>
+
+#include "bus/bus.h"
+#include "wire/presence.h"
+
+struct registry;
+
+MUST_USE enum err registry_new(struct registry **out, struct bus *bus);
+void registry_free(struct registry *registry);
+/* Forgets who was silent for PRESENCE_GONE_MS.  Call each second while the broker is there. */
+void registry_sweep(struct registry *registry);
+/* The broker was away: silence meanwhile means nothing. */
+void registry_reconnected(struct registry *registry);
+
+unsigned registry_ready_workers(const struct registry *registry);
+/* Slots of all ready workers together. */
+unsigned registry_slots(const struct registry *registry);
+/* "nodes", "response_workers" and "gateways" of the status, set on object. */
+MUST_USE enum err registry_describe(struct registry *registry, json_t *object);
+
+#endif

@@ -1,0 +1,593 @@
+/*
+ * One prompt at its gateway: put on the queue, followed while it is made, delivered.
+ *
+ *   OFFERED   put on the queue, not acknowledged yet; put again when the answer got lost
+ *   OPEN      accepted; pieces and at last the record are heard on live.>
+ *   LEAVING   nobody reads any more: being cancelled
+ *   GONE      delivered, refused or cancelled; freed once no callback is left
+ *
+ * What is heard live may have holes (republishing is not guaranteed, storing is).  A hole in the
+ * numbers, a reconnect, or silence make the session read the stream and the record.  The record has
+ * the last word: what it says beyond what was delivered is delivered, and a reply whose delivered
+ * part differs from it ends in an error, never in a splice.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "bus/replies.h"
+#include "bus/tokens.h"
+#include "http/sse.h"
+#include "roles/gateway/gateway.h"
+#include "wire/subject.h"
+
+#define OFFERS_MAX       5     /* times a prompt is put before the client hears 503 */
+#define SILENCE_MS       1500  /* without a sign of a running reply: look */
+#define SILENCE_QUEUE_MS 5000  /* the same while nobody has claimed it */
+#define HEADERS_LATE_MS  10000 /* a stream without a first piece begins anyway after this */
+#define COMMENT_MS       15000 /* a silent stream's sign of life */
+#define CHUNK_BYTES_MAX  ((size_t)8 << 20)
+
+enum session_state { SESSION_OFFERED, SESSION_OPEN, SESSION_LEAVING, SESSION_GONE };
+
+struct session {
+    struct gateway *gateway;
+    struct http_exchange *exchange; /* NULL once it closed */
+    struct chat_request request;
+    char id[ID_SIZE];
+    char response_id[48];
+    char prompter[PROMPT_MAX_PROMPTER + 1];
+    enum session_state state;
+    unsigned pending; /* bus operations that name this session */
+    unsigned offers;
+    bool offer_lost; /* an offer may have arrived unheard */
+    bool begun;      /* response headers are out */
+    bool role_sent;  /* the first chunk is out */
+    bool filling;    /* a read of the stream is under way */
+    bool asking;     /* a read of the record is under way */
+    bool cancelling;
+    struct piece_reader reader;
+    size_t delivered;       /* bytes of reply text handed to HTTP */
+    uint64_t delivered_sum; /* FNV-1a over them */
+    int64_t came_ns, heard_ns, wrote_ns;
+    double created;
+    UT_hash_handle hh;
+};
+
+#define FNV_BASIS UINT64_C(14695981039346656037)
+#define FNV_PRIME UINT64_C(1099511628211)
+
+static uint64_t sum_text(uint64_t sum, const char *text, size_t len)
+{
+    for (size_t i = 0; i < len; i++)
+        sum = (sum ^ (unsigned char)text[i]) * FNV_PRIME;
+    return sum;
+}
+
+static void session_cancel(struct session *session);
+static void session_look(struct session *session);
+
+static void session_try_free(struct session *session)
+{
+    if (session->state != SESSION_GONE || session->pending > 0 || session->exchange != NULL)
+        return;
+    HASH_DELETE(hh, session->gateway->sessions, session);
+    chat_request_done(&session->request);
+    free(session);
+}
+
+static void session_end(struct session *session)
+{
+    session->state = SESSION_GONE;
+    session_try_free(session);
+}
+
+/* A bus operation's callback begins with this: false when the session only waits to be freed. */
+static bool session_back(struct session *session)
+{
+    session->pending--;
+    if (session->state != SESSION_GONE)
+        return true;
+    session_try_free(session);
+    return false;
+}
+
+static void on_http_closed(void *arg, bool complete)
+{
+    struct session *session = arg;
+    session->exchange = NULL;
+    if (!complete && session->state != SESSION_GONE) {
+        log_info("reader.left prompt=%s delivered=%zu", session->id, session->delivered);
+        figures_reader_left(session->gateway->figures);
+    }
+    if (session->state == SESSION_OPEN)
+        session_cancel(session);
+    else if (session->state == SESSION_OFFERED)
+        session->state = SESSION_LEAVING; /* cancelled as soon as the offer's fate is known */
+    else
+        session_try_free(session);
+}
+
+/* ---- writing to the client ---- */
+
+static const struct http_header *request_id(const struct session *session,
+                                            struct http_header *header)
+{
+    *header = (struct http_header){"x-request-id", session->id};
+    return header;
+}
+
+static void begin_stream(struct session *session)
+{
+    struct http_header header;
+    if (session->begun)
+        return;
+    session->begun = true;
+    session->wrote_ns = clock_mono_ns();
+    sse_begin(session->exchange, request_id(session, &header), 1);
+}
+
+static void send_event(struct session *session, const struct buf *json)
+{
+    session->wrote_ns = clock_mono_ns();
+    /* False means that the reader left: on_http_closed comes and cancels. */
+    (void)!sse_send(session->exchange, NULL, buf_text(json), json->len);
+}
+
+/* An error instead of a reply, or behind what was streamed of it. */
+static void deliver_error(struct session *session, const struct api_error *error)
+{
+    if (session->exchange == NULL)
+        return;
+    if (!session->begun) {
+        gateway_reply_error(session->exchange, error, session->id);
+        return;
+    }
+    struct buf json;
+    buf_init(&json, 4096);
+    if (api_error_write(error, &json) == ERR_OK)
+        send_event(session, &json);
+    buf_done(&json);
+    sse_send(session->exchange, NULL, "[DONE]", 6);
+    http_stream_end(session->exchange);
+}
+
+static void refuse(struct session *session, int status, const char *code, const char *why,
+                   const char *text)
+{
+    struct api_error error;
+    api_error_set(&error, status, code, NULL, "%s", text);
+    figures_refused(session->gateway->figures, why);
+    deliver_error(session, &error);
+    session_end(session);
+}
+
+static void deliver_text(struct session *session, const char *text, size_t len)
+{
+    if (len == 0)
+        return;
+    session->delivered += len;
+    session->delivered_sum = sum_text(session->delivered_sum, text, len);
+    if (session->exchange == NULL || !session->request.stream)
+        return;
+    if (!session->role_sent)
+        figures_first_piece(session->gateway->figures,
+                            (double)(clock_mono_ns() - session->came_ns) / (double)NS_PER_S);
+    begin_stream(session);
+    struct buf json;
+    buf_init(&json, CHUNK_BYTES_MAX);
+    if (chat_chunk_write(session->response_id, session->request.prompt.model, session->created,
+                         !session->role_sent, text, len, &json) == ERR_OK)
+        send_event(session, &json);
+    buf_done(&json);
+    session->role_sent = true;
+}
+
+/* New pieces, from number `skip` of the message on, as one chunk. */
+static void deliver_pieces(struct session *session, const struct pieces *pieces, size_t skip)
+{
+    if (pieces->count - skip == 1) {
+        deliver_text(session, pieces->items[skip].text, pieces->items[skip].text_len);
+        return;
+    }
+    struct buf text;
+    buf_init(&text, CHUNK_BYTES_MAX);
+    for (size_t i = skip; i < pieces->count; i++) {
+        if (buf_append(&text, pieces->items[i].text, pieces->items[i].text_len) != ERR_OK)
+            break; /* the record brings the rest */
+    }
+    deliver_text(session, buf_text(&text), text.len);
+    buf_done(&text);
+}
+
+static void deliver_whole(struct session *session, const struct reply *record)
+{
+    struct http_header header;
+    struct buf json;
+    buf_init(&json, CHUNK_BYTES_MAX);
+    if (chat_reply_write(record, &json) == ERR_OK)
+        http_reply(session->exchange, 200, request_id(session, &header), 1, "application/json",
+                   buf_text(&json), json.len);
+    else
+        refuse(session, 500, "server_error", "unavailable", "the reply can't be written");
+    buf_done(&json);
+}
+
+static void deliver_end(struct session *session, const struct reply *record)
+{
+    struct buf json;
+    begin_stream(session);
+    if (!session->role_sent) { /* an empty reply */
+        buf_init(&json, CHUNK_BYTES_MAX);
+        if (chat_chunk_write(session->response_id, record->model, session->created, true, "", 0,
+                             &json) == ERR_OK)
+            send_event(session, &json);
+        buf_done(&json);
+    }
+    buf_init(&json, CHUNK_BYTES_MAX);
+    if (chat_last_chunk_write(record, session->created, &json) == ERR_OK)
+        send_event(session, &json);
+    buf_clear(&json);
+    if (session->request.include_usage &&
+        chat_usage_chunk_write(record, session->created, &json) == ERR_OK)
+        send_event(session, &json);
+    buf_done(&json);
+    sse_send(session->exchange, NULL, "[DONE]", 6);
+    http_stream_end(session->exchange);
+}
+
+/* ---- the record ---- */
+
+static void on_erased(void *arg, enum err err, uint64_t sequence)
+{
+    (void)arg;
+    (void)sequence;
+    if (err != ERR_OK && err != ERR_EXISTS)
+        log_warn("reply.text_kept why=\"%s\"", err_text()); /* until --keep has passed */
+}
+
+/* Is what was delivered the beginning of the record's text? */
+static bool record_continues(const struct session *session, const struct reply *record)
+{
+    size_t len = record->text != NULL ? strlen(record->text) : 0;
+    return session->delivered <= len &&
+           sum_text(FNV_BASIS, record->text, session->delivered) == session->delivered_sum;
+}
+
+static void session_record(struct session *session, const struct reply *record, uint64_t sequence)
+{
+    struct gateway *gateway = session->gateway;
+    struct api_error error;
+    if (session->state == SESSION_OPEN && record->text != NULL) {
+        figures_ended(gateway->figures, record);
+        if (record->status != REPLY_COMPLETED) {
+            chat_error_of_reply(record, &error);
+            deliver_error(session, &error);
+        } else if (!session->request.stream) {
+            deliver_whole(session, record);
+        } else if (!record_continues(session, record)) {
+            log_error("reply.diverged prompt=%s delivered=%zu", session->id, session->delivered);
+            api_error_set(&error, 500, "reply_diverged", NULL,
+                          "the broker lost a part of this reply that you had been sent already");
+            deliver_error(session, &error);
+        } else {
+            deliver_text(session, record->text + session->delivered,
+                         strlen(record->text) - session->delivered);
+            deliver_end(session, record);
+        }
+        log_info("reply.delivered prompt=%s status=%s worker=%s responder=%s attempt=%u",
+                 session->id, reply_status_name(record->status), record->worker, record->responder,
+                 record->attempt);
+    }
+    /* Nobody asked us to keep what was said. */
+    if (!record->detached && record->text != NULL && sequence != 0 &&
+        replies_erase_text(gateway->bus, record, sequence, on_erased, NULL) != ERR_OK)
+        log_warn("reply.text_kept prompt=%s why=\"%s\"", session->id, err_text());
+    session_end(session);
+}
+
+static void on_record(void *arg, enum err err, uint64_t sequence, const struct reply *record)
+{
+    struct session *session = arg;
+    session->asking = false;
+    if (!session_back(session))
+        return;
+    if (err == ERR_OK && session->state == SESSION_OPEN)
+        session_record(session, record, sequence);
+}
+
+/* ---- pieces ---- */
+
+static void session_spliced(struct session *session)
+{
+    struct api_error error;
+    log_error("reply.spliced prompt=%s delivered=%zu", session->id, session->delivered);
+    api_error_set(&error, 500, "reply_diverged", NULL,
+                  "the broker lost a part of this reply that you had been sent already");
+    deliver_error(session, &error);
+    session->state = SESSION_LEAVING;
+    session_cancel(session);
+}
+
+static void on_stored(void *arg, const struct pieces *pieces)
+{
+    struct session *session = arg;
+    if (session->state != SESSION_OPEN || pieces->first + pieces->count <= session->reader.next)
+        return;
+    if (pieces->first > session->reader.next)
+        return; /* can't be: a read begins with the first */
+    size_t skip = (size_t)(session->reader.next - pieces->first);
+    session->reader.next = pieces->first + pieces->count;
+    session->reader.fresh = false;
+    deliver_pieces(session, pieces, skip);
+}
+
+static void on_stored_end(void *arg, enum err err, const struct claim *latest, uint64_t sequence)
+{
+    struct session *session = arg;
+    (void)sequence;
+    session->filling = false;
+    if (!session_back(session))
+        return;
+    if (err == ERR_OK && latest != NULL && session->state == SESSION_OPEN)
+        piece_reader_claim(&session->reader, latest);
+}
+
+/* Reads what the stream has of a streamed reply. */
+static void session_fill(struct session *session)
+{
+    if (session->filling || !session->request.stream)
+        return;
+    if (tokens_read(session->gateway->bus, session->gateway->presence.boot, session->id, on_stored,
+                    on_stored_end, session) != ERR_OK)
+        return; /* the next look tries again */
+    session->filling = true;
+    session->pending++;
+}
+
+static void session_look(struct session *session)
+{
+    session->heard_ns = clock_mono_ns();
+    session_fill(session);
+    if (!session->asking && replies_get(session->gateway->bus, session->gateway->presence.boot,
+                                        session->id, on_record, session) == ERR_OK) {
+        session->asking = true;
+        session->pending++;
+    }
+}
+
+static void session_pieces(struct session *session, const struct bus_message *message)
+{
+    struct pieces pieces = {0};
+    size_t skip = 0;
+    if (session->filling || pieces_decode(&pieces, message->data, message->len) != ERR_OK)
+        return;
+    switch (piece_reader_take(&session->reader, &pieces, &skip)) {
+    case PIECE_TAKE:
+        deliver_pieces(session, &pieces, skip);
+        break;
+    case PIECE_GAP:
+        session_fill(session);
+        break;
+    case PIECE_SPLICE:
+        session_spliced(session);
+        break;
+    case PIECE_IGNORE:
+        break;
+    }
+    pieces_done(&pieces);
+}
+
+void session_live(struct gateway *gateway, const struct bus_message *message)
+{
+    struct subject_parts parts;
+    struct session *session;
+    enum subject_kind kind = subject_parse(&parts, message->subject);
+    if (kind == SUBJECT_OTHER)
+        return;
+    HASH_FIND_STR(gateway->sessions, parts.id, session);
+    if (session == NULL || session->state != SESSION_OPEN)
+        return;
+    session->heard_ns = clock_mono_ns();
+    if (kind == SUBJECT_CLAIM) {
+        struct claim claim;
+        if (claim_decode(&claim, message->data, message->len) == ERR_OK)
+            piece_reader_claim(&session->reader, &claim);
+    } else if (kind == SUBJECT_PIECES) {
+        if (session->request.stream)
+            session_pieces(session, message);
+    } else if (kind == SUBJECT_REPLY) {
+        struct reply record = {0};
+        const char *sequence = bus_message_header(message, "Nats-Sequence");
+        if (reply_decode(&record, message->data, message->len) == ERR_OK)
+            session_record(session, &record, sequence != NULL ? strtoull(sequence, NULL, 10) : 0);
+        reply_done(&record);
+    }
+}
+
+/* ---- cancelling ---- */
+
+static void on_cancelled(void *arg, enum err err, uint64_t sequence)
+{
+    struct session *session = arg;
+    (void)sequence;
+    session->cancelling = false;
+    if (!session_back(session))
+        return;
+    if (err == ERR_OK)
+        session_end(session);
+    else
+        log_info("cancel.again prompt=%s why=\"%s\"", session->id, err_text()); /* next tick */
+}
+
+static void session_cancel(struct session *session)
+{
+    const struct cancel_spec spec = {
+        .id = session->id,
+        .gateway = session->gateway->presence.boot,
+        .prompter = session->prompter,
+        .model = session->request.prompt.model,
+        .reason = "cancelled",
+        .tombstone = true,
+        .accepted_at = session->created,
+    };
+    session->state = SESSION_LEAVING;
+    if (session->cancelling)
+        return;
+    if (endings_cancel(session->gateway->endings, &spec, on_cancelled, session) != ERR_OK)
+        return; /* the next tick tries again */
+    session->cancelling = true;
+    session->pending++;
+}
+
+/* ---- acceptance ---- */
+
+static void session_offer(struct session *session);
+
+static void on_offered(void *arg, enum err err, uint64_t sequence)
+{
+    struct session *session = arg;
+    (void)sequence;
+    if (!session_back(session))
+        return;
+    if (err == ERR_EXISTS && session->offer_lost)
+        err = ERR_OK; /* the earlier offer, whose answer got lost, had arrived */
+    if (session->exchange == NULL) {
+        if (err == ERR_FULL)
+            session_end(session);
+        else
+            session_cancel(session);
+    } else if (err == ERR_OK) {
+        session->state = SESSION_OPEN;
+        session->heard_ns = clock_mono_ns();
+        figures_accepted(session->gateway->figures);
+        log_info("prompt.accepted prompt=%s stream=%d", session->id, session->request.stream);
+    } else if (err == ERR_FULL) {
+        refuse(session, 429, "queue_full", "queue_full",
+               "too many prompts are waiting; try again in a moment");
+    } else {
+        session->offer_lost = true; /* sessions_tick offers it again */
+    }
+}
+
+static void session_offer(struct session *session)
+{
+    session->offers++;
+    if (prompts_put(session->gateway->bus, &session->request.prompt, on_offered, session) == ERR_OK)
+        session->pending++;
+    else
+        session->offer_lost |= session->offers > 1;
+}
+
+void session_begin(struct gateway *gateway, struct http_exchange *exchange,
+                   struct chat_request *request, const char *prompter)
+{
+    struct session *session = calloc(1, sizeof *session);
+    if (session == NULL) {
+        struct api_error error;
+        api_error_set(&error, 503, "unavailable", NULL, "out of memory; try again");
+        gateway_reply_error(exchange, &error, NULL);
+        chat_request_done(request);
+        return;
+    }
+    session->gateway = gateway;
+    session->exchange = exchange;
+    session->request = *request;
+    session->delivered_sum = FNV_BASIS;
+    session->came_ns = session->heard_ns = clock_mono_ns();
+    session->created = clock_wall();
+    id_random(session->id, ID_LEN);
+    chat_response_id(session->response_id, session->id);
+    snprintf(session->prompter, sizeof session->prompter, "%s", prompter);
+    struct prompt *prompt = &session->request.prompt;
+    prompt->id = session->id;
+    prompt->gateway = gateway->presence.boot;
+    prompt->prompter = session->prompter;
+    prompt->model = gateway->join.model;
+    HASH_ADD_STR(gateway->sessions, id, session);
+    http_on_close(exchange, on_http_closed, session);
+    session_offer(session);
+}
+
+/* ---- all of them ---- */
+
+static bool silent_for(int64_t since_ns, int64_t now_ns, int64_t ms)
+{
+    return now_ns - since_ns > ms * NS_PER_MS;
+}
+
+static void tick_offered(struct session *session)
+{
+    if (session->pending > 0)
+        return;
+    if (session->exchange == NULL) {
+        session_cancel(session); /* it may have arrived */
+    } else if (session->offers < OFFERS_MAX) {
+        session_offer(session);
+    } else {
+        struct api_error error;
+        api_error_set(&error, 503, "unavailable", NULL,
+                      "the prompt queue does not answer; try again in a moment");
+        figures_refused(session->gateway->figures, "unavailable");
+        deliver_error(session, &error);
+        session_cancel(session); /* it may have arrived */
+    }
+}
+
+static void tick_open(struct session *session, int64_t now_ns)
+{
+    bool claimed = session->reader.nonce[0] != '\0';
+    if (silent_for(session->heard_ns, now_ns, claimed ? SILENCE_MS : SILENCE_QUEUE_MS))
+        session_look(session);
+    if (!session->request.stream || session->exchange == NULL)
+        return;
+    if (!session->begun && silent_for(session->came_ns, now_ns, HEADERS_LATE_MS))
+        begin_stream(session);
+    if (session->begun && silent_for(session->wrote_ns, now_ns, COMMENT_MS)) {
+        session->wrote_ns = now_ns;
+        sse_comment(session->exchange, "waiting");
+    }
+}
+
+void sessions_tick(struct gateway *gateway)
+{
+    struct session *session, *next;
+    int64_t now_ns = clock_mono_ns();
+    HASH_ITER(hh, gateway->sessions, session, next)
+    {
+        if (session->state == SESSION_OFFERED)
+            tick_offered(session);
+        else if (session->state == SESSION_LEAVING && !session->cancelling && session->pending == 0)
+            session_cancel(session);
+        else if (session->state == SESSION_OPEN && bus_connected(gateway->bus))
+            tick_open(session, now_ns);
+    }
+}
+
+void sessions_reconnected(struct gateway *gateway)
+{
+    struct session *session, *next;
+    HASH_ITER(hh, gateway->sessions, session, next)
+    {
+        if (session->state == SESSION_OPEN)
+            session_look(session);
+    }
+}
+
+unsigned sessions_count(const struct gateway *gateway)
+{
+    return HASH_COUNT(gateway->sessions);
+}
+
+void sessions_free(struct gateway *gateway)
+{
+    struct session *session, *next;
+    HASH_ITER(hh, gateway->sessions, session, next)
+    {
+        HASH_DELETE(hh, gateway->sessions, session);
+        chat_request_done(&session->request);
+        free(session);
+    }
+}

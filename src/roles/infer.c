@@ -1,0 +1,375 @@
+/*
+ * The inference worker: one model on one device, pulling greedily from the prompt queue.
+ *
+ * It asks the broker for as many prompts as it has free slots, never more, and asks again the
+ * moment a slot is free.  Asked to leave, it asks for nothing and finishes what it holds.
+ */
+#include "roles/infer.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/id.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "base/proc.h"
+#include "roles/roles.h"
+#include "wire/subject.h"
+
+#define TICK_MS        500
+#define LEAVE_BLIND_MS 5000 /* leaving without a broker: what we hold can't be stored, go */
+#define FETCH_AT_ONCE  64
+
+/* ---- owners ---- */
+
+static struct owner *owner_find(struct infer *infer, const char *gateway)
+{
+    struct owner *owner;
+    HASH_FIND_STR(infer->owners, gateway, owner);
+    if (owner != NULL)
+        return owner;
+    owner = calloc(1, sizeof *owner);
+    if (owner == NULL)
+        return NULL;
+    snprintf(owner->tag, sizeof owner->tag, "%s", gateway);
+    owner->seen_ns = clock_mono_ns();
+    HASH_ADD_STR(infer->owners, tag, owner);
+    return owner;
+}
+
+bool infer_owner_gone(struct infer *infer, const char *gateway)
+{
+    const struct owner *owner = owner_find(infer, gateway);
+    if (owner == NULL || !bus_connected(infer->bus))
+        return false;
+    return clock_mono_ns() - owner->seen_ns > PRESENCE_GONE_MS * NS_PER_MS;
+}
+
+static void on_gateway(void *arg, const struct bus_message *message)
+{
+    struct infer *infer = arg;
+    struct presence presence;
+    if (presence_decode(&presence, message->data, message->len) != ERR_OK)
+        return;
+    struct owner *owner = owner_find(infer, presence.boot);
+    if (owner != NULL)
+        owner->seen_ns = presence.leaving ? INT64_MIN / 2 : clock_mono_ns();
+}
+
+/* Gateways not heard of for an hour own nothing here any more. */
+static void owners_forget(struct infer *infer)
+{
+    int64_t old = clock_mono_ns() - 3600 * NS_PER_S;
+    struct owner *owner, *next;
+    HASH_ITER(hh, infer->owners, owner, next)
+    {
+        if (owner->seen_ns > old)
+            continue;
+        HASH_DELETE(hh, infer->owners, owner);
+        free(owner);
+    }
+}
+
+/* ---- pulling ---- */
+
+static void on_fetched(void *arg, const struct prompt_delivery *delivery)
+{
+    struct infer *infer = arg;
+    infer->pulling--;
+    if (infer->leaving || jobs_suspect_here(infer))
+        prompts_hand_back(infer->bus, delivery->ack);
+    else
+        job_begin(infer, delivery);
+}
+
+static void on_fetch_end(void *arg, enum err err, unsigned missing)
+{
+    struct infer *infer = arg;
+    infer->pulling -= missing;
+    if (err != ERR_OK) {
+        log_debug("fetch.failed why=\"%s\"", err_text());
+        infer->pausing = true; /* until the next tick: no hot loop on a broker in trouble */
+    }
+    infer_kick(infer);
+}
+
+static bool may_leave(struct infer *infer)
+{
+    if (infer->jobs_by_id == NULL && infer->pulling == 0 && endings_count(infer->endings) == 0)
+        return true;
+    return infer->away_since_ns != 0 &&
+           clock_mono_ns() - infer->away_since_ns > LEAVE_BLIND_MS * NS_PER_MS;
+}
+
+void infer_kick(struct infer *infer)
+{
+    if (infer->leaving) {
+        if (may_leave(infer))
+            loop_stop(infer->loop);
+        return;
+    }
+    if (!infer->ready || infer->pausing || !bus_connected(infer->bus))
+        return;
+    unsigned taken = jobs_occupying(infer) + infer->pulling;
+    if (taken >= infer->slots || jobs_suspect_here(infer))
+        return;
+    unsigned want = infer->slots - taken;
+    if (want > FETCH_AT_ONCE)
+        want = FETCH_AT_ONCE;
+    if (prompts_fetch(infer->bus, infer->join.model, LANE_MAIN, want, on_fetched, on_fetch_end,
+                      infer) == ERR_OK)
+        infer->pulling += want;
+    else
+        infer->pausing = true;
+}
+
+/* ---- presence, ticks, signals ---- */
+
+static void publish_presence(struct infer *infer)
+{
+    struct buf text;
+    char subject[SUBJECT_MAX];
+    infer->presence.active = jobs_occupying(infer);
+    buf_init(&text, 8192);
+    presence_subject(&infer->presence, subject, sizeof subject);
+    if (presence_encode(&infer->presence, &text) != ERR_OK ||
+        bus_publish(infer->bus, subject, NULL, 0, text.data, text.len) != ERR_OK)
+        log_debug("presence.unsent why=\"%s\"", err_text());
+    buf_done(&text);
+}
+
+static void set_state(struct infer *infer, const char *state)
+{
+    snprintf(infer->presence.state, sizeof infer->presence.state, "%s", state);
+    publish_presence(infer);
+}
+
+static void on_tick(void *arg)
+{
+    struct infer *infer = arg;
+    static unsigned ticks;
+    infer->pausing = false;
+    jobs_tick(infer);
+    if (++ticks % (PRESENCE_INTERVAL_MS / TICK_MS) == 0) {
+        publish_presence(infer);
+        jobs_heartbeat(infer);
+    }
+    if (ticks % (600 * MS_PER_S / TICK_MS) == 0)
+        owners_forget(infer);
+    infer_kick(infer);
+}
+
+static void on_signal(void *arg, int signum)
+{
+    struct infer *infer = arg;
+    if (infer->leaving)
+        return;
+    log_info("worker.leaving signal=%d holds=%u", signum, jobs_occupying(infer));
+    infer->leaving = true;
+    set_state(infer, "draining");
+    if (!infer->ready) {
+        loop_stop(infer->loop); /* still loading: nothing is held */
+        return;
+    }
+    infer_kick(infer);
+}
+
+static void on_bus_state(void *arg, bool connected)
+{
+    struct infer *infer = arg;
+    log_info("broker.%s", connected ? "connected" : "away");
+    infer->away_since_ns = connected ? 0 : clock_mono_ns();
+    if (!connected)
+        return;
+    /* Nobody could be heard meanwhile. */
+    struct owner *owner, *next;
+    HASH_ITER(hh, infer->owners, owner, next)
+    {
+        if (owner->seen_ns > 0)
+            owner->seen_ns = clock_mono_ns();
+    }
+    publish_presence(infer);
+    jobs_reconnected(infer);
+    jobs_heartbeat(infer);
+    infer_kick(infer);
+}
+
+static void on_claim(void *arg, const struct bus_message *message)
+{
+    struct infer *infer = arg;
+    struct subject_parts parts;
+    struct claim claim;
+    if (subject_parse(&parts, message->subject) != SUBJECT_CLAIM ||
+        claim_decode(&claim, message->data, message->len) != ERR_OK)
+        return;
+    if (claim.kind == CLAIM_TOMBSTONE)
+        job_tombstone(infer, parts.id, &claim);
+}
+
+/* ---- the model ---- */
+
+static void on_loaded(void *arg, const struct engine_info *info)
+{
+    struct infer *infer = arg;
+    infer->slots = info->slots;
+    infer->presence.slots = info->slots;
+    infer->presence.context = info->context;
+    infer->ready = !infer->leaving;
+    log_info("model.loaded name=\"%s\" arch=%s slots=%u context=%u model_bytes=%llu kv_bytes=%llu "
+             "compute_bytes=%llu",
+             info->name, info->arch, info->slots, info->context,
+             (unsigned long long)info->model_bytes, (unsigned long long)info->kv_bytes,
+             (unsigned long long)info->compute_bytes);
+    proc_report("ready");
+    set_state(infer, infer->leaving ? "draining" : "ready");
+    infer_kick(infer);
+}
+
+static void on_model_failed(void *arg, enum err err, const char *text)
+{
+    struct infer *infer = arg;
+    log_error("model.failed why=\"%s\"", text);
+    if (!infer->ready)
+        proc_report("fatal %s", text);
+    infer->exit_status = err_exit_status(err);
+    loop_stop(infer->loop);
+}
+
+static void on_event(void *arg, uint64_t run, const struct engine_event *event)
+{
+    job_event(arg, run, event);
+}
+
+static void on_step_done(void *arg)
+{
+    struct infer *infer = arg;
+    jobs_flush(infer);
+    infer_kick(infer);
+}
+
+/* ---- starting ---- */
+
+static void describe(struct infer *infer)
+{
+    struct presence *presence = &infer->presence;
+    const struct settings *settings = infer->settings;
+    snprintf(presence->role, sizeof presence->role, "infer");
+    snprintf(presence->node, sizeof presence->node, "%s",
+             settings->node != NULL ? settings->node : "node1");
+    snprintf(presence->name, sizeof presence->name, "%s",
+             settings->name != NULL ? settings->name : "infer-0");
+    snprintf(presence->device, sizeof presence->device, "%s",
+             settings->device != NULL ? settings->device : "cpu:0");
+    snprintf(presence->model, sizeof presence->model, "%s", infer->join.model);
+    snprintf(presence->state, sizeof presence->state, "loading");
+    presence->pid = getpid();
+    presence->slots = (unsigned)settings->slots;
+    id_random(presence->boot, TAG_LEN);
+}
+
+static enum err open_bus(struct infer *infer)
+{
+    char client[PRESENCE_NAME_MAX + 16];
+    snprintf(client, sizeof client, "infer.%s", infer->presence.name);
+    const struct bus_config config = {
+        .join = &infer->join,
+        .client_name = client,
+        .role = "infer",
+        .wait = true,
+        .on_state = on_bus_state,
+        .arg = infer,
+    };
+    enum err err = bus_open(&infer->bus, infer->loop, &config);
+    if (err == ERR_OK)
+        err = endings_new(&infer->endings, infer->bus, infer->loop);
+    if (err == ERR_OK)
+        err = bus_subscribe(&infer->claims, infer->bus, "live.*.*.c", on_claim, infer);
+    if (err == ERR_OK)
+        err = bus_subscribe(&infer->gateways, infer->bus, "state.gateway.>", on_gateway, infer);
+    if (err == ERR_OK && !bus_connected(infer->bus))
+        infer->away_since_ns = clock_mono_ns();
+    return err;
+}
+
+static enum err start_model(struct infer *infer, char path[PATH_MAX])
+{
+    const struct settings *settings = infer->settings;
+    const char *model = settings->model;
+    if (model == NULL && infer->join.model_file != NULL)
+        model = infer->join.model_file;
+    if (model != NULL && strncmp(model, "fake:", 5) == 0) {
+        snprintf(path, PATH_MAX, "%s", model);
+    } else {
+        /* The supervisor checked the sum before it started us. */
+        enum err err = model_find(path, model, NULL);
+        if (err != ERR_OK)
+            return err;
+    }
+    const struct engine_config config = {
+        .model = path,
+        .device = infer->presence.device,
+        .chat_template = settings->chat_template,
+        .slots = (unsigned)settings->slots,
+        .context = (unsigned)settings->context,
+        .threads = (unsigned)settings->threads,
+    };
+    const struct model_callbacks callbacks = {on_loaded, on_model_failed, on_event, on_step_done,
+                                              infer};
+    return model_thread_start(&infer->model, infer->loop, &config, &callbacks);
+}
+
+int role_infer(const struct settings *settings, int argc, char **argv)
+{
+    (void)argc;
+    (void)argv;
+    static char path[PATH_MAX]; /* borrowed by the model's thread */
+    struct infer infer = {.settings = settings};
+    signal(SIGPIPE, SIG_IGN);
+    enum err err = join_read(&infer.join, settings->join, "infer");
+    if (err == ERR_OK) {
+        describe(&infer);
+        log_init(infer.presence.name, settings->log_level);
+        engine_log_init();
+        err = loop_new(&infer.loop);
+    }
+    if (err == ERR_OK)
+        err = loop_signal(infer.loop, SIGTERM, on_signal, &infer);
+    if (err == ERR_OK)
+        err = loop_signal(infer.loop, SIGINT, on_signal, &infer);
+    if (err == ERR_OK)
+        err = loop_timer_new(&infer.tick, infer.loop, on_tick, &infer);
+    if (err == ERR_OK)
+        err = open_bus(&infer);
+    if (err == ERR_OK)
+        err = start_model(&infer, path);
+    if (err == ERR_OK) {
+        loop_timer_start(infer.tick, 0, TICK_MS);
+        loop_run(infer.loop);
+        infer.presence.leaving = true;
+        publish_presence(&infer);
+        log_info("worker.left");
+    } else {
+        log_error("worker.not_started why=\"%s\"", err_text());
+        proc_report("fatal %s", err_text());
+        infer.exit_status = err_exit_status(err);
+    }
+    /* The model's thread first: it borrows the jobs' prompts. */
+    model_thread_stop(infer.model);
+    endings_free(infer.endings);
+    bus_close(infer.bus);
+    jobs_free(&infer);
+    struct owner *owner, *next;
+    HASH_ITER(hh, infer.owners, owner, next)
+    {
+        HASH_DELETE(hh, infer.owners, owner);
+        free(owner);
+    }
+    loop_timer_free(infer.tick);
+    loop_free(infer.loop);
+    join_done(&infer.join);
+    return infer.exit_status;
+}

@@ -1,0 +1,69 @@
+/*
+ * infer.h - private to the inference worker: what its files share.
+ *
+ * infer.c pulls prompts and keeps the process's affairs; infer_job.c takes one prompt from delivery
+ * to its end; infer_model.c is the thread that owns the model.  Everything here is on the loop's
+ * thread.
+ */
+#ifndef WYVERN_ROLES_INFER_H
+#define WYVERN_ROLES_INFER_H
+
+#include <uthash.h>
+
+#include "bus/bus.h"
+#include "bus/endings.h"
+#include "bus/prompts.h"
+#include "bus/tokens.h"
+#include "config/options.h"
+#include "roles/infer_model.h"
+#include "wire/presence.h"
+#include "wire/prompt.h"
+
+struct job;
+
+struct owner { /* a gateway whose prompts we hold or held */
+    char tag[TAG_SIZE];
+    int64_t seen_ns; /* 0: it said goodbye */
+    UT_hash_handle hh;
+};
+
+struct infer {
+    const struct settings *settings;
+    struct loop *loop;
+    struct bus *bus;
+    struct endings *endings;
+    struct model_thread *model;
+    struct presence presence; /* also our name, node, device and figures */
+    struct join join;
+    struct loop_timer *tick;
+    struct bus_subscription *claims, *gateways;
+    struct job *jobs_by_run; /* those the model works on */
+    struct job *jobs_by_id;  /* all */
+    struct owner *owners;
+    uint64_t next_run;
+    unsigned slots, pulling;
+    int64_t away_since_ns;        /* broker away since; 0: it is there */
+    int report_fd;                /* pipe to the supervisor, -1: none */
+    bool ready, leaving, pausing; /* pausing: no fetch until the next tick */
+    int exit_status;
+};
+
+/* infer.c, for jobs: something changed that may let us fetch or leave. */
+void infer_kick(struct infer *infer);
+/* Is the gateway that owns a prompt gone?  The first question about one starts its clock. */
+bool infer_owner_gone(struct infer *infer, const char *gateway);
+
+/* infer_job.c */
+void job_begin(struct infer *infer, const struct prompt_delivery *delivery);
+void job_event(struct infer *infer, uint64_t run, const struct engine_event *event);
+/* A tombstone was heard for a prompt we may hold. */
+void job_tombstone(struct infer *infer, const char *id, const struct claim *claim);
+void jobs_flush(struct infer *infer);     /* store what the last step brought */
+void jobs_heartbeat(struct infer *infer); /* tell the broker that we are at it */
+void jobs_tick(struct infer *infer);      /* retry what failed, end what may not go on */
+void jobs_reconnected(struct infer *infer);
+unsigned jobs_occupying(const struct infer *infer); /* slots in use or spoken for */
+bool jobs_suspect_here(const struct infer *infer);  /* a prompt that must run alone */
+void jobs_free(struct infer *infer);
+
+#endif

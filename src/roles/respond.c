@@ -1,0 +1,307 @@
+/*
+ * The response worker: takes endings greedily from the response queue, creates the record that
+ * decides how each prompt ended, tells who put the ending, and counts usage.  It also ends prompts
+ * that waited too long.
+ *
+ * Several run side by side; whoever creates the record first wins, and the others find it there.
+ */
+#include <inttypes.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/id.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "bus/bus.h"
+#include "bus/endings.h"
+#include "bus/prompts.h"
+#include "bus/replies.h"
+#include "bus/tokens.h"
+#include "config/options.h"
+#include "roles/roles.h"
+#include "wire/presence.h"
+#include "wire/subject.h"
+
+#define TICK_MS        1000
+#define FETCH_AT_ONCE  32
+#define SWEEP_AT_ONCE  256 /* prompts looked at in one sweep */
+#define LEAVE_BLIND_MS 5000
+
+struct respond {
+    const struct settings *settings;
+    struct loop *loop;
+    struct bus *bus;
+    struct endings *endings;
+    struct join join;
+    struct presence presence;
+    struct loop_timer *tick;
+    unsigned working; /* records being made */
+    bool fetching, pausing, leaving, sweeping;
+    uint64_t sweep_from;
+    unsigned swept;
+    int64_t away_since_ns;
+};
+
+/* One ending on its way to becoming a record. */
+struct work {
+    struct respond *respond;
+    char ack[PROMPTS_ACK_MAX];
+    char answer_to[192];
+    char id[ID_SIZE], gateway[TAG_SIZE];
+};
+
+static void kick(struct respond *respond);
+
+static void work_end(struct work *work)
+{
+    struct respond *respond = work->respond;
+    free(work);
+    respond->working--;
+    kick(respond);
+}
+
+static void on_purged(void *arg, enum err err, uint64_t sequence)
+{
+    struct work *work = arg;
+    (void)sequence;
+    if (err != ERR_OK)
+        log_debug("reply.unpurged prompt=%s why=\"%s\"", work->id, err_text()); /* they age out */
+    work_end(work);
+}
+
+static void on_created(void *arg, enum err err, uint64_t sequence)
+{
+    struct work *work = arg;
+    struct respond *respond = work->respond;
+    (void)sequence;
+    if (err != ERR_OK && err != ERR_EXISTS) {
+        /* Not acknowledged: the ending comes again, here or to a colleague. */
+        log_warn("reply.unrecorded prompt=%s why=\"%s\"", work->id, err_text());
+        work_end(work);
+        return;
+    }
+    if (err == ERR_OK)
+        respond->presence.replies_total++;
+    endings_answer(respond->bus, work->answer_to);
+    responses_ack(respond->bus, work->ack);
+    /* The record answers every resume from now on. */
+    if (tokens_purge_pieces(respond->bus, work->gateway, work->id, on_purged, work) != ERR_OK)
+        work_end(work);
+}
+
+static void on_ending(void *arg, const char *ack, const struct reply *ending)
+{
+    struct respond *respond = arg;
+    struct work *work = calloc(1, sizeof *work);
+    if (work == NULL)
+        return;
+    work->respond = respond;
+    snprintf(work->ack, sizeof work->ack, "%s", ack);
+    snprintf(work->answer_to, sizeof work->answer_to, "%s", ending->answer_to);
+    snprintf(work->id, sizeof work->id, "%s", ending->id);
+    snprintf(work->gateway, sizeof work->gateway, "%s", ending->gateway);
+    char response_id[48];
+    snprintf(response_id, sizeof response_id, "chatcmpl-%s", ending->id);
+    struct reply record = *ending;
+    record.response_id = response_id;
+    record.responder = respond->presence.name;
+    record.answer_to = "";
+    respond->working++;
+    if (replies_create(respond->bus, &record, on_created, work) != ERR_OK) {
+        log_warn("reply.unrecorded prompt=%s why=\"%s\"", work->id, err_text());
+        work_end(work);
+    }
+}
+
+static void on_fetch_end(void *arg, enum err err)
+{
+    struct respond *respond = arg;
+    respond->fetching = false;
+    respond->pausing = err != ERR_OK;
+    kick(respond);
+}
+
+static void kick(struct respond *respond)
+{
+    if (respond->leaving) {
+        bool blind = respond->away_since_ns != 0 &&
+                     clock_mono_ns() - respond->away_since_ns > LEAVE_BLIND_MS * NS_PER_MS;
+        bool idle =
+            !respond->fetching && respond->working == 0 && endings_count(respond->endings) == 0;
+        if (idle || blind)
+            loop_stop(respond->loop);
+        return;
+    }
+    if (respond->fetching || respond->pausing || !bus_connected(respond->bus))
+        return;
+    if (responses_fetch(respond->bus, FETCH_AT_ONCE, on_ending, on_fetch_end, respond) == ERR_OK)
+        respond->fetching = true;
+    else
+        respond->pausing = true;
+}
+
+/* ---- expiry ---- */
+
+static void sweep_next(struct respond *respond);
+
+static void on_expired(void *arg, enum err err, uint64_t sequence)
+{
+    (void)sequence;
+    (void)arg;
+    /* ERR_EXISTS: a worker had just taken it, or it was cancelled. */
+    if (err != ERR_OK && err != ERR_EXISTS)
+        log_warn("prompt.unexpired why=\"%s\"", err_text());
+}
+
+static void expire(struct respond *respond, const struct prompt *prompt, double accepted_at)
+{
+    const struct cancel_spec spec = {
+        .id = prompt->id,
+        .gateway = prompt->gateway,
+        .prompter = prompt->prompter,
+        .model = prompt->model,
+        .reason = "expired",
+        .tombstone = true,
+        .only_unclaimed = true,
+        .detached = prompt->detached,
+        .accepted_at = accepted_at,
+    };
+    if (endings_cancel(respond->endings, &spec, on_expired, respond) == ERR_OK)
+        log_info("prompt.expired prompt=%s", prompt->id);
+}
+
+static void on_next(void *arg, enum err err, uint64_t sequence, double accepted_at,
+                    const struct prompt *prompt)
+{
+    struct respond *respond = arg;
+    respond->sweeping = false;
+    /* Oldest first: the first young one ends the sweep. */
+    if (err != ERR_OK || clock_wall() - accepted_at < respond->settings->max_wait_s)
+        return;
+    expire(respond, prompt, accepted_at);
+    respond->sweep_from = sequence + 1;
+    if (++respond->swept < SWEEP_AT_ONCE)
+        sweep_next(respond);
+}
+
+static void sweep_next(struct respond *respond)
+{
+    if (respond->sweeping || respond->leaving || !bus_connected(respond->bus))
+        return;
+    if (prompts_next(respond->bus, respond->sweep_from, on_next, respond) == ERR_OK)
+        respond->sweeping = true;
+}
+
+/* ---- presence, signals ---- */
+
+static void publish_presence(struct respond *respond)
+{
+    struct buf text;
+    char subject[SUBJECT_MAX];
+    buf_init(&text, 8192);
+    presence_subject(&respond->presence, subject, sizeof subject);
+    if (presence_encode(&respond->presence, &text) != ERR_OK ||
+        bus_publish(respond->bus, subject, NULL, 0, text.data, text.len) != ERR_OK)
+        log_debug("presence.unsent why=\"%s\"", err_text());
+    buf_done(&text);
+}
+
+static void on_tick(void *arg)
+{
+    struct respond *respond = arg;
+    respond->pausing = false;
+    publish_presence(respond);
+    respond->sweep_from = 0;
+    respond->swept = 0;
+    sweep_next(respond);
+    kick(respond);
+}
+
+static void on_signal(void *arg, int signum)
+{
+    struct respond *respond = arg;
+    if (respond->leaving)
+        return;
+    log_info("worker.leaving signal=%d", signum);
+    respond->leaving = true;
+    kick(respond);
+}
+
+static void on_bus_state(void *arg, bool connected)
+{
+    struct respond *respond = arg;
+    log_info("broker.%s", connected ? "connected" : "away");
+    respond->away_since_ns = connected ? 0 : clock_mono_ns();
+    if (connected) {
+        publish_presence(respond);
+        kick(respond);
+    }
+}
+
+static enum err start(struct respond *respond)
+{
+    const struct settings *settings = respond->settings;
+    struct presence *presence = &respond->presence;
+    snprintf(presence->role, sizeof presence->role, "respond");
+    snprintf(presence->node, sizeof presence->node, "%s",
+             settings->node != NULL ? settings->node : "hub");
+    snprintf(presence->name, sizeof presence->name, "%s",
+             settings->name != NULL ? settings->name : "respond-0");
+    presence->pid = getpid();
+    id_random(presence->boot, TAG_LEN);
+    log_init(presence->name, settings->log_level);
+    enum err err = loop_new(&respond->loop);
+    if (err == ERR_OK)
+        err = loop_signal(respond->loop, SIGTERM, on_signal, respond);
+    if (err == ERR_OK)
+        err = loop_signal(respond->loop, SIGINT, on_signal, respond);
+    if (err == ERR_OK)
+        err = loop_timer_new(&respond->tick, respond->loop, on_tick, respond);
+    char client[PRESENCE_NAME_MAX + 16];
+    snprintf(client, sizeof client, "respond.%s", presence->name);
+    const struct bus_config config = {
+        .join = &respond->join,
+        .client_name = client,
+        .role = "respond",
+        .wait = true,
+        .on_state = on_bus_state,
+        .arg = respond,
+    };
+    if (err == ERR_OK)
+        err = bus_open(&respond->bus, respond->loop, &config);
+    if (err == ERR_OK)
+        err = endings_new(&respond->endings, respond->bus, respond->loop);
+    return err;
+}
+
+int role_respond(const struct settings *settings, int argc, char **argv)
+{
+    (void)argc;
+    (void)argv;
+    struct respond respond = {.settings = settings};
+    int status = EX_OK;
+    signal(SIGPIPE, SIG_IGN);
+    enum err err = join_read(&respond.join, settings->join, "respond");
+    if (err == ERR_OK)
+        err = start(&respond);
+    if (err == ERR_OK) {
+        loop_timer_start(respond.tick, 0, TICK_MS);
+        loop_run(respond.loop);
+        respond.presence.leaving = true;
+        publish_presence(&respond);
+        log_info("worker.left replies=%" PRIu64, respond.presence.replies_total);
+    } else {
+        log_error("worker.not_started why=\"%s\"", err_text());
+        status = err_exit_status(err);
+    }
+    endings_free(respond.endings);
+    bus_close(respond.bus);
+    loop_timer_free(respond.tick);
+    loop_free(respond.loop);
+    join_done(&respond.join);
+    return status;
+}

@@ -1,0 +1,54 @@
+/*
+ * term.h - what the verbs know about the terminal: colours, safe text, progress that redraws
+ * itself.
+ *
+ * One thread.  Text that came from a model or over the network goes through term_text(), which lets
+ * no control character reach a terminal.
+ */
+#ifndef WYVERN_VERBS_TERM_H
+#define WYVERN_VERBS_TERM_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdio.h>
+
+#include "base/buf.h"
+#include "base/err.h"
+
+/* How to draw on one stream. */
+struct term_style {
+    int width;
+    bool utf8;   /* blocks and bars; else ASCII */
+    bool colour; /* a terminal, and NO_COLOR is not set */
+    bool redraw; /* a terminal that can move its cursor */
+};
+struct term_style term_style_of(FILE *stream);
+
+/* Escape sequences, "" without colour. */
+const char *term_bold(const struct term_style *style);
+const char *term_dim(const struct term_style *style);
+const char *term_red(const struct term_style *style);
+const char *term_reset(const struct term_style *style);
+
+/* Writes text; on a terminal control characters other than newline and tab become '?'.  False when
+ * the stream can't be written (its reader left): stop. */
+bool term_text(FILE *out, const char *text, size_t len);
+/* The same on standard output, seen at once; fits api_text_fn. */
+bool term_words(void *arg, const char *text, size_t len);
+
+/* "wyvern: SENTENCE" of err_text() on standard error; returns the exit status. */
+int term_fail(enum err err);
+
+/* Flushes standard output at the end: a reader that left is no fault, a full disk is. */
+int term_finish(int status);
+
+/* A block of lines on standard error that is drawn over again. */
+struct term_live {
+    struct term_style style;
+    int lines; /* drawn now */
+};
+/* frame: whole lines, each at most style.width columns. */
+void term_live_draw(struct term_live *live, const struct buf *frame);
+void term_live_clear(struct term_live *live);
+
+#endif

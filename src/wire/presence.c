@@ -1,0 +1,142 @@
+#include "wire/presence.h"
+
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "wire/json.h"
+#include "wire/prompt.h"
+#include "wire/subject.h"
+
+const double presence_latency_bounds[LATENCY_BUCKET_COUNT] = {
+    0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
+};
+
+static void write_infer(struct json_out *out, const struct presence *presence)
+{
+    json_out_text(out, "device", presence->device);
+    json_out_text(out, "model", presence->model);
+    json_out_uint(out, "slots", presence->slots);
+    json_out_uint(out, "active", presence->active);
+    json_out_uint(out, "context", presence->context);
+    json_out_uint(out, "prompts_total", presence->prompts_total);
+    json_out_uint(out, "prompt_tokens_total", presence->prompt_tokens_total);
+    json_out_uint(out, "reply_tokens_total", presence->reply_tokens_total);
+    json_out_uint(out, "failed_total", presence->failed_total);
+    json_out_array(out, "latency_counts");
+    for (size_t i = 0; i <= LATENCY_BUCKET_COUNT; i++)
+        json_out_uint(out, NULL, presence->latency_counts[i]);
+    json_out_array_end(out);
+    json_out_number(out, "latency_sum", presence->latency_sum);
+}
+
+enum err presence_encode(const struct presence *presence, struct buf *buf)
+{
+    struct json_out out;
+
+    json_out_begin(&out, buf);
+    json_out_object(&out, NULL);
+    json_out_int(&out, "v", WIRE_VERSION);
+    json_out_text(&out, "role", presence->role);
+    json_out_text(&out, "node", presence->node);
+    json_out_text(&out, "name", presence->name);
+    json_out_text(&out, "boot", presence->boot);
+    json_out_int(&out, "pid", presence->pid);
+    json_out_flag(&out, "leaving", presence->leaving);
+    json_out_text(&out, "address", presence->address);
+    json_out_text(&out, "url", presence->url);
+    json_out_text(&out, "state", presence->state);
+    if (strcmp(presence->role, "infer") == 0)
+        write_infer(&out, presence);
+    json_out_uint(&out, "replies_total", presence->replies_total);
+    json_out_object_end(&out);
+    return json_out_end(&out);
+}
+
+static unsigned read_unsigned(const json_t *root, const char *key)
+{
+    uint64_t value = json_uint(root, key, 0);
+    return value > UINT_MAX ? UINT_MAX : (unsigned)value;
+}
+
+static void read_latency(struct presence *presence, const json_t *root)
+{
+    const json_t *counts = json_object_get(root, "latency_counts");
+    double sum = json_number(root, "latency_sum", 0);
+
+    if (json_array_size(counts) != LATENCY_BUCKET_COUNT + 1)
+        return;
+    for (size_t i = 0; i <= LATENCY_BUCKET_COUNT; i++) {
+        json_int_t count = json_integer_value(json_array_get(counts, i));
+        presence->latency_counts[i] = count > 0 ? (uint64_t)count : 0;
+    }
+    presence->latency_sum = sum > 0 ? sum : 0;
+}
+
+static void read_presence(struct presence *presence, const json_t *root)
+{
+    int64_t pid = json_int(root, "pid", 0);
+
+    json_text_copy(root, "role", presence->role, sizeof presence->role);
+    json_text_copy(root, "node", presence->node, sizeof presence->node);
+    json_text_copy(root, "name", presence->name, sizeof presence->name);
+    json_text_copy(root, "boot", presence->boot, sizeof presence->boot);
+    presence->pid = pid > 0 && pid <= INT_MAX ? (int)pid : 0;
+    presence->leaving = json_flag(root, "leaving", false);
+    json_text_copy(root, "address", presence->address, sizeof presence->address);
+    json_text_copy(root, "url", presence->url, sizeof presence->url);
+    json_text_copy(root, "device", presence->device, sizeof presence->device);
+    json_text_copy(root, "model", presence->model, sizeof presence->model);
+    json_text_copy(root, "state", presence->state, sizeof presence->state);
+    presence->slots = read_unsigned(root, "slots");
+    presence->active = read_unsigned(root, "active");
+    presence->context = read_unsigned(root, "context");
+    presence->prompts_total = json_uint(root, "prompts_total", 0);
+    presence->prompt_tokens_total = json_uint(root, "prompt_tokens_total", 0);
+    presence->reply_tokens_total = json_uint(root, "reply_tokens_total", 0);
+    presence->failed_total = json_uint(root, "failed_total", 0);
+    presence->replies_total = json_uint(root, "replies_total", 0);
+    read_latency(presence, root);
+}
+
+enum err presence_decode(struct presence *out, const char *data, size_t len)
+{
+    struct presence presence = {.role = ""};
+    json_t *root = NULL;
+    enum err err = json_parse(&root, data, len);
+
+    if (err != ERR_OK) {
+        err_prefix(err, "presence: ");
+        return err == ERR_NOMEM ? err : ERR_INVALID;
+    }
+    if (json_int(root, "v", 0) != WIRE_VERSION) {
+        err = err_set(json_is_object(root) ? ERR_UNSUPPORTED : ERR_INVALID,
+                      "presence: not of version %d", WIRE_VERSION);
+        goto out;
+    }
+    read_presence(&presence, root);
+    if (presence.role[0] == '\0' || presence.name[0] == '\0') {
+        err = err_set(ERR_INVALID, "presence: role or name is missing");
+        goto out;
+    }
+    *out = presence;
+out:
+    json_decref(root);
+    return err;
+}
+
+/* The name as a token, "_" for none; names are at most PRESENCE_NAME_MAX - 1 bytes. */
+static void name_token(char out[3 * PRESENCE_NAME_MAX], const char *name)
+{
+    if (subject_encode(out, 3 * PRESENCE_NAME_MAX, name) != ERR_OK)
+        snprintf(out, 3 * PRESENCE_NAME_MAX, "_");
+}
+
+void presence_subject(const struct presence *presence, char *out, int cap)
+{
+    char node[3 * PRESENCE_NAME_MAX], name[3 * PRESENCE_NAME_MAX];
+
+    name_token(node, presence->node);
+    name_token(name, presence->name);
+    snprintf(out, (size_t)cap, "state.%s.%s.%s", presence->role, node, name);
+}

@@ -1,0 +1,51 @@
+/*
+ * presence.h - what each process says of itself every second, on state.<role>.<node>.<name>.
+ *
+ * One shape for all roles; a role fills what it has and leaves the rest 0 or "".  JSON on the wire.
+ */
+#ifndef WYVERN_WIRE_PRESENCE_H
+#define WYVERN_WIRE_PRESENCE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/buf.h"
+#include "base/err.h"
+
+#define PRESENCE_NAME_MAX    64
+#define PRESENCE_TEXT_MAX    256
+#define PRESENCE_INTERVAL_MS 1000
+#define PRESENCE_GONE_MS     5000 /* silent for this long: gone */
+#define LATENCY_BUCKET_COUNT 14   /* bounds below; one more count for +Inf */
+
+/* prometheus_client's default buckets, which the original's histogram had. */
+extern const double presence_latency_bounds[LATENCY_BUCKET_COUNT];
+
+struct presence {
+    char role[16]; /* "gateway", "infer", "respond", "telemetry", "node" */
+    char node[PRESENCE_NAME_MAX];
+    char name[PRESENCE_NAME_MAX]; /* unique among the role's processes */
+    char boot[17];                /* random per start: figures below begin at 0 with it */
+    int pid;
+    bool leaving; /* said goodbye: drop it now, without waiting for PRESENCE_GONE_MS */
+    char address[PRESENCE_NAME_MAX]; /* node */
+    char url[PRESENCE_TEXT_MAX];     /* gateway: its API; telemetry: its metrics */
+    /* infer */
+    char device[PRESENCE_TEXT_MAX];
+    char model[PRESENCE_TEXT_MAX];
+    char state[16]; /* "loading", "ready", "draining" */
+    unsigned slots, active, context;
+    uint64_t prompts_total, prompt_tokens_total, reply_tokens_total, failed_total;
+    /* seconds from acceptance to the reply's end, requests served by this process */
+    uint64_t latency_counts[LATENCY_BUCKET_COUNT + 1]; /* not cumulative */
+    double latency_sum;
+    /* respond */
+    uint64_t replies_total;
+};
+
+MUST_USE enum err presence_encode(const struct presence *presence, struct buf *out);
+MUST_USE enum err presence_decode(struct presence *out, const char *data, size_t len);
+/* "state.<role>.<node>.<name>" (names encoded as tokens). */
+void presence_subject(const struct presence *presence, char *out, int cap);
+
+#endif

@@ -1,0 +1,167 @@
+#include "wire/prompt.h"
+
+#include <limits.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/id.h"
+#include "wire/json.h"
+
+struct prompt_params prompt_params_default(void)
+{
+    return (struct prompt_params){
+        .min_tokens = -1,
+        .max_tokens = -1,
+        .temperature = NAN,
+        .top_p = NAN,
+        .top_k = -1,
+        .seed = -1,
+    };
+}
+
+static void write_params(struct json_out *out, const struct prompt_params *params)
+{
+    json_out_object(out, "params");
+    if (params->min_tokens >= 0)
+        json_out_int(out, "min_tokens", params->min_tokens);
+    if (params->max_tokens >= 0)
+        json_out_int(out, "max_tokens", params->max_tokens);
+    if (!isnan(params->temperature))
+        json_out_number(out, "temperature", params->temperature);
+    if (!isnan(params->top_p))
+        json_out_number(out, "top_p", params->top_p);
+    if (params->top_k >= 0)
+        json_out_int(out, "top_k", params->top_k);
+    if (params->seed >= 0)
+        json_out_int(out, "seed", params->seed);
+    if (params->stop_count > 0) {
+        json_out_array(out, "stop");
+        for (size_t i = 0; i < params->stop_count; i++)
+            json_out_text(out, NULL, params->stop[i]);
+        json_out_array_end(out);
+    }
+    json_out_object_end(out);
+}
+
+enum err prompt_encode(const struct prompt *prompt, struct buf *buf)
+{
+    struct json_out out;
+
+    json_out_begin(&out, buf);
+    json_out_object(&out, NULL);
+    json_out_int(&out, "v", WIRE_VERSION);
+    json_out_text(&out, "id", prompt->id);
+    json_out_text(&out, "gateway", prompt->gateway);
+    json_out_text(&out, "prompter", prompt->prompter);
+    json_out_text(&out, "model", prompt->model);
+    json_out_flag(&out, "detached", prompt->detached);
+    write_params(&out, &prompt->params);
+    json_out_array(&out, "messages");
+    for (size_t i = 0; i < prompt->message_count; i++) {
+        json_out_object(&out, NULL);
+        json_out_text(&out, "role", prompt->messages[i].role);
+        json_out_text(&out, "content", prompt->messages[i].content);
+        json_out_object_end(&out);
+    }
+    json_out_array_end(&out);
+    json_out_object_end(&out);
+    return json_out_end(&out);
+}
+
+/* An int of the params, or -1; what does not fit an int counts as not given. */
+static int param_int(const json_t *object, const char *key)
+{
+    int64_t value = json_int(object, key, -1);
+    return value < -1 || value > INT_MAX ? -1 : (int)value;
+}
+
+static enum err read_params(struct prompt_params *out, const json_t *object)
+{
+    const json_t *stop = json_object_get(object, "stop");
+    struct prompt_params params = prompt_params_default();
+    int64_t seed = json_int(object, "seed", -1);
+
+    params.min_tokens = param_int(object, "min_tokens");
+    params.max_tokens = param_int(object, "max_tokens");
+    params.temperature = json_number(object, "temperature", NAN);
+    params.top_p = json_number(object, "top_p", NAN);
+    params.top_k = param_int(object, "top_k");
+    params.seed = seed >= 0 ? seed : -1;
+    params.stop_count = json_array_size(stop);
+    if (params.stop_count > PROMPT_MAX_STOP)
+        return err_set(ERR_INVALID, "prompt message: too many stop strings");
+    for (size_t i = 0; i < params.stop_count; i++) {
+        params.stop[i] = json_string_value(json_array_get(stop, i));
+        if (params.stop[i] == NULL || params.stop[i][0] == '\0')
+            return err_set(ERR_INVALID, "prompt message: a stop string is none");
+    }
+    *out = params;
+    return ERR_OK;
+}
+
+static enum err read_messages(struct prompt *prompt, const json_t *array)
+{
+    size_t count = json_array_size(array);
+
+    if (count == 0 || count > PROMPT_MAX_MESSAGES)
+        return err_set(ERR_INVALID, "prompt message: no messages, or too many");
+    prompt->messages = calloc(count, sizeof *prompt->messages);
+    if (prompt->messages == NULL)
+        return err_set(ERR_NOMEM, "no memory for %zu messages", count);
+    prompt->message_count = count;
+    for (size_t i = 0; i < count; i++) {
+        const json_t *message = json_array_get(array, i);
+        prompt->messages[i].role = json_text(message, "role", NULL);
+        prompt->messages[i].content = json_text(message, "content", NULL);
+        if (prompt->messages[i].role == NULL || prompt->messages[i].content == NULL)
+            return err_set(ERR_INVALID, "prompt message: message %zu lacks role or content", i);
+    }
+    return ERR_OK;
+}
+
+enum err prompt_decode(struct prompt *out, const char *data, size_t len)
+{
+    struct prompt prompt = {.id = NULL};
+    enum err err = json_parse(&prompt.root, data, len);
+
+    if (err != ERR_OK) {
+        err_prefix(err, "prompt message: ");
+        err = err == ERR_NOMEM ? err : ERR_INVALID;
+        goto out;
+    }
+    if (json_int(prompt.root, "v", 0) != WIRE_VERSION) {
+        err = err_set(json_is_object(prompt.root) ? ERR_UNSUPPORTED : ERR_INVALID,
+                      "prompt message: not of version %d", WIRE_VERSION);
+        goto out;
+    }
+    prompt.id = json_text(prompt.root, "id", "");
+    prompt.gateway = json_text(prompt.root, "gateway", "");
+    prompt.prompter = json_text(prompt.root, "prompter", "");
+    prompt.model = json_text(prompt.root, "model", "");
+    prompt.detached = json_flag(prompt.root, "detached", false);
+    if (!id_is_valid(prompt.id, ID_LEN) || !id_is_valid(prompt.gateway, TAG_LEN) ||
+        prompt.model[0] == '\0') {
+        err = err_set(ERR_INVALID, "prompt message: id, gateway or model is wrong");
+        goto out;
+    }
+    err = read_params(&prompt.params, json_object_get(prompt.root, "params"));
+    if (err == ERR_OK)
+        err = read_messages(&prompt, json_object_get(prompt.root, "messages"));
+out:
+    if (err == ERR_OK)
+        *out = prompt;
+    else
+        prompt_done(&prompt);
+    return err;
+}
+
+void prompt_done(struct prompt *prompt)
+{
+    if (prompt == NULL)
+        return;
+    if (prompt->root != NULL)
+        free(prompt->messages);
+    json_decref(prompt->root);
+    *prompt = (struct prompt){.id = NULL};
+}

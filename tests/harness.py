@@ -1,0 +1,307 @@
+"""Starts real services, waits for conditions, and looks for what they leave behind."""
+
+import configparser
+import contextlib
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+
+from broker import Broker
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+WYVERN = pathlib.Path(os.environ.get("WYVERN_BINARY", ROOT / "build" / "wyvern"))
+MODEL = pathlib.Path(os.environ.get(
+    "WYVERN_TEST_MODEL", ROOT / "build" / "models" / "SmolLM2-135M-Instruct-Q8_0.gguf"))
+
+
+def wait_for(condition, what, timeout=20, step=0.02):
+    """The condition's first true value."""
+    deadline = time.monotonic() + timeout
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"waited {timeout} s for {what}")
+        time.sleep(step)
+
+
+def free_ports(count):
+    """The first of `count` ports in a row that are free on loopback now."""
+    for _ in range(100):
+        with contextlib.ExitStack() as stack:
+            first = stack.enter_context(socket.socket())
+            first.bind(("127.0.0.1", 0))
+            port = first.getsockname()[1]
+            if port + count > 65535:
+                continue
+            try:
+                for i in range(1, count):
+                    stack.enter_context(socket.socket()).bind(("127.0.0.1", port + i))
+            except OSError:
+                continue
+            return port
+    raise AssertionError("no free ports")
+
+
+def fake_text(tag, count, start=0):
+    """What the fake engine says."""
+    return "".join(f"{tag}.{i} " for i in range(start, count))
+
+
+def process_start(pid):
+    """A number that tells this process from a later one with the same pid; None: it is gone."""
+    try:
+        fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] == "Z" else int(fields[19])
+
+
+def descendants(pid):
+    """{pid: start} of everything below a process."""
+    parents = {}
+    for entry in pathlib.Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                stat = (entry / "stat").read_text().rpartition(")")[2].split()
+                parents[int(entry.name)] = int(stat[1])
+    found, frontier = {}, [pid]
+    while frontier:
+        parent = frontier.pop()
+        for child, its_parent in parents.items():
+            if its_parent == parent and child not in found:
+                start = process_start(child)
+                if start is not None:
+                    found[child] = start
+                    frontier.append(child)
+    return found
+
+
+def mentioning(text):
+    """Processes whose command line or environment names something."""
+    found = []
+    for entry in pathlib.Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            with contextlib.suppress(OSError):
+                if text.encode() in (entry / "cmdline").read_bytes():
+                    if process_start(int(entry.name)) is not None:
+                        found.append(int(entry.name))
+    return found
+
+
+def namespaces():
+    folder = pathlib.Path("/run/netns")
+    return {p.name for p in folder.iterdir()} if folder.is_dir() else set()
+
+
+def run(*arguments, timeout=60, env=None, check=None, stdin=None):
+    """wyvern with arguments, to its end."""
+    done = subprocess.run([str(WYVERN), *map(str, arguments)], capture_output=True, text=True,
+                          timeout=timeout, env={**os.environ, **(env or {})}, input=stdin or "")
+    if check is not None:
+        assert done.returncode == check, (
+            f"wyvern {' '.join(map(str, arguments))}: status {done.returncode}\n{done.stderr}")
+    return done
+
+
+def run_json(*arguments, timeout=60):
+    return json.loads(run(*arguments, timeout=timeout, check=0).stdout)
+
+
+class Service:
+    """A `wyvern up` of its own: free ports, own state directory."""
+
+    def __init__(self, folder, model="fake:tokens=20,delay_ms=5", **options):
+        self.state_dir = pathlib.Path(folder) / "state"
+        self.gateways = int(options.get("gateways", 1))
+        self.port = options.pop("port", None) or free_ports(self.gateways)
+        settings = {"nodes": 1, "workers": 2, "slots": 4, "node_net": "ports", "model": model,
+                    "port": self.port, "state_dir": self.state_dir,
+                    "metrics_port": free_ports(int(options.get("nodes", 1)))}
+        settings.update(options)
+        self.nodes = int(settings["nodes"])
+        self.metrics_port = settings["metrics_port"]
+        self.command = [str(WYVERN), "up"]
+        for name, value in settings.items():
+            if value is not None:
+                self.command += [f"--{name.replace('_', '-')}", str(value)]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log_path = pathlib.Path(folder) / "up.log"
+        self.before = namespaces()
+        self.family = {}
+        with open(self.log_path, "wb") as log:
+            self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=log,
+                                            stderr=log)
+        self.client = httpx.Client(base_url=self.url, timeout=60, trust_env=False)
+
+    # ---- life ----
+
+    def logs(self):
+        parts = [self.log_path.read_text(errors="replace")]
+        for path in sorted(self.state_dir.glob("logs/*.log")):
+            parts.append(f"--- {path.name}\n" + path.read_text(errors="replace")[-3000:])
+        return "\n".join(parts)
+
+    def ready(self, url=None):
+        if self.process.poll() is not None:
+            raise AssertionError(f"up ended with {self.process.returncode}")
+        try:
+            return httpx.get((url or self.url) + "/ready", trust_env=False).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def wait_ready(self, timeout=30):
+        try:
+            wait_for(self.ready, "/ready", timeout)
+            for i in range(1, self.gateways):
+                wait_for(lambda i=i: self.ready(self.gateway_url(i)), f"/ready of gateway {i}")
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.logs()}") from None
+        self.family = descendants(self.process.pid)
+        return self
+
+    def gateway_url(self, index):
+        return f"http://127.0.0.1:{self.port + index}"
+
+    def term(self):
+        self.family |= descendants(self.process.pid)
+        self.process.send_signal(signal.SIGTERM)
+
+    def stop(self, timeout=60):
+        """SIGTERM, the exit status, and nothing left."""
+        if self.process.poll() is None:
+            self.term()
+        try:
+            status = self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"up does not end\n{self.logs()}") from None
+        self.check_nothing_left()
+        return status
+
+    def check_nothing_left(self):
+        def left():
+            same = [p for p, start in self.family.items() if process_start(p) == start]
+            return same + mentioning(str(self.state_dir))
+
+        wait_for(lambda: not left(), f"no process left, there is {left()}", 5)
+        assert namespaces() <= self.before, "a network namespace is left"
+
+    def kill(self):
+        """For a fixture's end when the test failed: nothing may stay, whatever happened."""
+        self.client.close()
+        family = {**self.family, **descendants(self.process.pid)}
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(15)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        for pid, start in family.items():
+            if process_start(pid) == start:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+    # ---- use ----
+
+    def post(self, content="hello", gateway=0, timeout=60, **fields):
+        body = {"model": "default", "messages": [{"role": "user", "content": content}], **fields}
+        return httpx.post(self.gateway_url(gateway) + "/v1/chat/completions", json=body,
+                          timeout=timeout, trust_env=False)
+
+    def ask(self, content="hello", **fields):
+        reply = self.post(content, **fields)
+        assert reply.status_code == 200, reply.text
+        return reply.json()
+
+    def text(self, content, **fields):
+        return self.ask(content, **fields)["choices"][0]["message"]["content"]
+
+    def status(self):
+        return run_json("status", "--url", self.url, "--json")
+
+    def workers(self):
+        return [w for node in self.status()["nodes"] for w in node["workers"]]
+
+    def metrics_urls(self):
+        return [node["metrics_url"] for node in self.status()["nodes"]]
+
+    def service_ini(self):
+        parser = configparser.ConfigParser(interpolation=None)
+        assert parser.read(self.state_dir / "service.ini"), "no service.ini"
+        return parser
+
+    def broker(self, role="setup"):
+        ini = self.service_ini()
+        return Broker(ini["broker"]["url"], ini[role]["user"], ini[role]["password"])
+
+
+class Stream:
+    """A streamed reply, read in a thread of its own."""
+
+    def __init__(self, service, content, gateway=0, **fields):
+        self.url = service.gateway_url(gateway) + "/v1/chat/completions"
+        self.body = {"model": "default", "messages": [{"role": "user", "content": content}],
+                     "stream": True, **fields}
+        self.chunks = []
+        self.error = None  # an error event, or the status and body of a refusal
+        self.done = False  # saw [DONE]
+        self.pool = ThreadPoolExecutor(1)
+        self.future = self.pool.submit(self._read)
+
+    def _read(self):
+        with httpx.stream("POST", self.url, json=self.body, timeout=120,
+                          trust_env=False) as reply:
+            if reply.status_code != 200:
+                reply.read()
+                self.error = {"status": reply.status_code, **reply.json()["error"]}
+                return
+            for line in reply.iter_lines():
+                if not line.startswith("data:"):
+                    continue
+                data = line[5:].strip()
+                if data == "[DONE]":
+                    self.done = True
+                    return
+                chunk = json.loads(data)
+                if "error" in chunk:
+                    self.error = chunk["error"]
+                else:
+                    self.chunks.append(chunk)
+
+    @property
+    def text(self):
+        return "".join(c["choices"][0]["delta"].get("content") or ""
+                       for c in list(self.chunks) if c["choices"])
+
+    @property
+    def prompt_id(self):
+        return self.chunks[0]["id"].removeprefix("chatcmpl-")
+
+    @property
+    def details(self):
+        """The wyvern object of the last chunk."""
+        return next(c["wyvern"] for c in reversed(self.chunks) if "wyvern" in c)
+
+    def wait_text(self, length=1, timeout=30):
+        wait_for(lambda: len(self.text) >= length or self.future.done(), "the first words", timeout)
+        return self
+
+    def join(self, timeout=120):
+        self.future.result(timeout)
+        self.pool.shutdown()
+        return self
+
+
+def many(service, prompts, parallel=None, **fields):
+    """Posts all prompts at once; their HTTP replies in the prompts' order."""
+    with ThreadPoolExecutor(parallel or len(prompts)) as pool:
+        return list(pool.map(lambda p: service.post(p, **fields), prompts))

@@ -1,0 +1,173 @@
+"""The prompt queue: every prompt once, bounds, readers that leave, draining."""
+
+import collections
+
+import httpx
+
+from harness import Stream, fake_text, many, run, run_json, wait_for
+
+
+def idle(service):
+    status = service.status()
+    return (status["queue"]["waiting"] == 0 and status["queue"]["in_flight"] == 0
+            and all(w["active"] == 0 for n in status["nodes"] for w in n["workers"]))
+
+
+def test_105_prompts_over_four_workers_on_two_nodes(start):
+    service = start(nodes=2, workers=4, slots=4)
+    prompts = [f"p{i} tokens={5 + i % 40}" for i in range(105)]
+    replies = many(service, prompts)
+    assert [r.status_code for r in replies] == [200] * 105
+    bodies = [r.json() for r in replies]
+    for i, body in enumerate(bodies):
+        assert body["choices"][0]["message"]["content"] == fake_text(f"p{i}", 5 + i % 40)
+    assert len({b["wyvern"]["prompt_id"] for b in bodies}) == 105
+    assert len({b["wyvern"]["response_id"] for b in bodies}) == 105
+    shares = collections.Counter(b["wyvern"]["inference_worker"] for b in bodies)
+    assert len(shares) == 4, shares
+    assert len({b["wyvern"]["node"] for b in bodies}) == 2
+    assert {b["wyvern"]["attempt"] for b in bodies} == {1}
+    assert idle(service) or wait_for(lambda: idle(service), "an idle service")
+
+
+def test_load(start):
+    service = start(nodes=2, workers=4, slots=4, model="fake:tokens=10,delay_ms=2")
+    report = run_json("load", "--url", service.url, "--json")
+    assert report["sent"] == report["answered"] == 105
+    assert report["failed"] == report["duplicates"] == 0
+    assert report["seconds"] > 0 and report["tokens_per_second"] > 0
+    assert set(report["ttft_ms"]) == set(report["latency_ms"]) == {"p50", "p99", "max"}
+    assert report["latency_ms"]["p50"] <= report["latency_ms"]["p99"] <= report["latency_ms"]["max"]
+    assert len(report["workers"]) == 4
+    for worker in report["workers"]:
+        assert set(worker) >= {"id", "node", "device", "prompts", "tokens", "busy_seconds",
+                               "slot_seconds", "first_start", "last_end"}
+        assert 0 <= worker["first_start"] <= worker["last_end"]
+    assert sum(w["prompts"] for w in report["workers"]) == 105
+    assert sum(w["tokens"] for w in report["workers"]) == 1050
+
+
+def test_load_of_ones_own_prompts(fake, tmp_path):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("one tokens=2\ntwo tokens=3\n")
+    report = run_json("load", "--url", fake.url, "--prompts", prompts, "--repeat", "3", "--json")
+    assert report["sent"] == report["answered"] == 6
+    assert sum(w["tokens"] for w in report["workers"]) == 15
+
+
+def test_greedy_never_more_than_its_slots(start):
+    service = start(workers=1, slots=2, model="fake:tokens=60,delay_ms=50")
+    streams = [Stream(service, f"s{i}") for i in range(5)]
+    wait_for(lambda: service.status()["queue"]["in_flight"] == 2, "two in flight")
+    status = service.status()
+    assert status["queue"]["waiting"] == 3
+    wait_for(lambda: service.workers()[0]["active"] == 2, "two active slots", 3)
+    for i, stream in enumerate(streams):
+        assert stream.join().text == fake_text(f"s{i}", 60)
+
+
+def test_full_queue(start):
+    service = start(workers=1, slots=1, max_queue=3, model="fake:tokens=40,delay_ms=50")
+    streams = [Stream(service, f"s{i}") for i in range(3)]
+    wait_for(lambda: sum(service.status()["queue"][k] for k in ("waiting", "in_flight")) == 3,
+             "a full queue")
+    refused = service.post("late")
+    assert refused.status_code == 429
+    assert int(refused.headers["retry-after"]) >= 1
+    error = refused.json()["error"]
+    assert error["type"] and error["message"]
+    assert service.status()["queue"]["limit"] == 3
+    for i, stream in enumerate(streams):
+        assert stream.join().text == fake_text(f"s{i}", 40)
+    wait_for(lambda: service.post("again tokens=1").status_code == 200, "room in the queue")
+
+
+def leave(service, content):
+    """Asks, reads the first words, and closes the connection."""
+    body = {"model": "default", "stream": True,
+            "messages": [{"role": "user", "content": content}]}
+    with httpx.Client(base_url=service.url, trust_env=False) as client:
+        with client.stream("POST", "/v1/chat/completions", json=body) as reply:
+            for line in reply.iter_lines():
+                if '"content":"' in line.replace(": ", ":"):
+                    return
+
+
+def test_a_reader_that_leaves_frees_the_slot(start):
+    service = start(workers=1, slots=1, model="fake:tokens=100000,delay_ms=10")
+    leave(service, "gone")
+    wait_for(lambda: idle(service), "a free slot", 5)
+    assert service.text("next tokens=3") == fake_text("next", 3)
+
+
+def test_a_waiting_prompt_whose_reader_leaves_is_removed(start):
+    service = start(workers=1, slots=1, model="fake:tokens=5,delay_ms=5")
+    with Busy(service) as busy:
+        with httpx.Client(base_url=service.url, trust_env=False) as client:
+            body = {"model": "default", "messages": [{"role": "user", "content": "waits"}]}
+            try:
+                client.post("/v1/chat/completions", json=body, timeout=httpx.Timeout(5, read=1))
+                raise AssertionError("answered while the only slot was taken")
+            except httpx.ReadTimeout:
+                pass
+        wait_for(lambda: service.status()["queue"]["waiting"] == 0, "an empty queue", 5)
+        assert not busy.stream.future.done()
+    assert service.text("next tokens=3") == fake_text("next", 3)
+
+
+class Busy:
+    """Holds one slot with a reply that lasts until the block ends."""
+
+    def __init__(self, service):
+        self.service = service
+
+    def __enter__(self):
+        self.stream = Stream(self.service, "busy tokens=60 delay_ms=100").wait_text()
+        return self
+
+    def __exit__(self, *_):
+        self.stream.join()
+
+
+def test_sigterm_finishes_replies_in_flight(start):
+    service = start(workers=2, slots=2, model="fake:tokens=40,delay_ms=25")
+    streams = [Stream(service, f"s{i}") for i in range(4)]
+    waiting = [Stream(service, f"w{i} tokens=5") for i in range(3)]
+    for stream in streams:
+        stream.wait_text()
+    service.term()
+    for i, stream in enumerate(streams):
+        assert stream.join().text == fake_text(f"s{i}", 40)
+        assert stream.done and stream.error is None
+    for i, stream in enumerate(waiting):  # accepted before, so answered
+        assert stream.join().text == fake_text(f"w{i}", 5)
+    assert service.stop() == 0
+
+
+def test_sigint_ends_an_idle_service_at_once(start):
+    service = start()
+    service.family |= {}
+    service.process.send_signal(2)
+    assert service.process.wait(10) == 0
+    service.check_nothing_left()
+
+
+def test_gateways_share_one_queue(start):
+    service = start(gateways=2, workers=1, slots=2)
+    assert service.post("one tokens=3", gateway=0).status_code == 200
+    assert service.post("two tokens=3", gateway=1).json()["choices"][0]["message"]["content"] == \
+        fake_text("two", 3)
+    assert len(service.status()["gateways"]) == 2
+
+
+def test_a_second_start_in_the_same_directory(start, tmp_path):
+    """State of an earlier run is no obstacle, and a running service is not disturbed."""
+    service = start()
+    second = run("up", "--state-dir", service.state_dir, "--port", service.port + 1, "--model",
+                 "fake:tokens=1,delay_ms=1")
+    assert second.returncode not in (0, 1, -11)
+    assert len(second.stderr.strip().splitlines()) <= 4, second.stderr
+    assert service.text("still tokens=2") == fake_text("still", 2)
+    assert service.stop() == 0
+    again = start(state_dir=service.state_dir, port=service.port)
+    assert again.text("again tokens=2") == fake_text("again", 2)

@@ -1,0 +1,79 @@
+#!/usr/bin/env python3
+"""Do the documents name what is there?  Links lead somewhere, paths and options exist, every stream
+and subject of the code is in docs/PROTOCOL.md, and nothing names one person's machine.
+
+Usage: docs.py [ROOT].  One line per fault; exit status 1 if there is any.
+"""
+
+import pathlib
+import re
+import sys
+
+OURS = r"(?:src|tests|scripts|docs|bench|deploy|\.ci)/[\w./-]*\w"
+
+
+def documents(root):
+    return [*sorted(root.glob("*.md")), *sorted((root / "docs").glob("*.md"))]
+
+
+def check_links(root, path, text):
+    for target in re.findall(r"\]\(([^)#\s]+)", text):
+        if not re.match(r"[a-z]+:", target) and not (path.parent / target).exists():
+            yield f"link to {target}, which is not there"
+
+
+def check_paths(root, path, text):
+    for name in set(re.findall(rf"`({OURS})`", text)):
+        if not (root / name).exists():
+            yield f"{name} is not there"
+
+
+def check_options(root, path, text):
+    cli = root / "docs" / "CLI.md"
+    if not cli.exists():
+        yield "docs/CLI.md is not there"
+        return
+    known = set(re.findall(r"--[a-z][a-z-]+", cli.read_text(encoding="utf-8")))
+    for line in re.findall(r"^.*\bwyvern\b.*$", text, re.M):
+        for option in re.findall(r"(?<![\w-])--[a-z][a-z-]+", line):
+            if option not in known | {"--help", "--version", "--markdown"}:
+                yield f"option {option} is not in docs/CLI.md"
+
+
+def check_places(root, path, text):
+    for match in re.findall(r"(?:/home/\w+|/root|/work|/tmp)/[\w./-]*", text):
+        yield f"names a place on one machine: {match}"
+
+
+def check_protocol(root):
+    protocol = (root / "docs" / "PROTOCOL.md").read_text(encoding="utf-8")
+    streams = (root / "src" / "bus" / "streams.c").read_text(encoding="utf-8")
+    for name, subjects in re.findall(r'^    \{"([A-Z]+)", "([a-z]+)\.', streams, re.M):
+        for word in (name, f"`{subjects}."):
+            if word not in protocol:
+                yield f"docs/PROTOCOL.md: {word} of src/bus/streams.c is missing"
+    for file in sorted((root / "src" / "wire").glob("*.c")):
+        for key in re.findall(r'json_out_\w+\(&?out, "(\w+)"', file.read_text(encoding="utf-8")):
+            if key not in ("v",) and not re.search(rf'[`"]{key}[`"]', protocol):
+                yield f"docs/PROTOCOL.md: field {key} of src/wire/{file.name} is missing"
+
+
+def faults(root):
+    for path in documents(root):
+        text = path.read_text(encoding="utf-8")
+        for check in (check_links, check_paths, check_options, check_places):
+            for fault in check(root, path, text):
+                yield f"{path.relative_to(root)}: {fault}"
+    yield from check_protocol(root)
+
+
+def main():
+    root = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else ".").resolve()
+    found = list(faults(root))
+    for fault in found:
+        print(fault)
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
