@@ -61,7 +61,8 @@ static void make_prompt(char *out, size_t cap, unsigned number, unsigned tokens)
                                         " green", " seven", " north", " paper", " light", " horse"};
     size_t len = (size_t)snprintf(out, cap, "%u", number * 37 + 11);
     for (unsigned i = 0; i + 9 < tokens && len + 8 < cap; i++)
-        len += (size_t)snprintf(out + len, cap - len, "%s", words[(i * 7 + number * 5 + i / 12) % 12]);
+        len +=
+            (size_t)snprintf(out + len, cap - len, "%s", words[(i * 7 + number * 5 + i / 12) % 12]);
 }
 
 static void start_all(struct engine *engine, unsigned slots, unsigned prompt, unsigned reply,

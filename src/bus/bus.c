@@ -65,7 +65,7 @@ struct bus {
     struct queue *inbound;
     struct loop_wake *wake;
     struct loop_timer *sweep;
-    bool sweeping, connected;
+    bool sweeping, connected, pulls_ended;
     char inbox[96];
     struct bus_subscription *subscriptions;
     struct bus_subscription *answers; /* the inbox wildcard */
@@ -80,8 +80,11 @@ struct bus {
 };
 
 /* What a libnats thread hands to the loop. */
+enum inbound_kind { INBOUND_MESSAGE, INBOUND_STATE, INBOUND_COMPLETE };
+
 struct inbound {
-    natsMsg *message; /* NULL: the connection's state changed */
+    enum inbound_kind kind;
+    natsMsg *message;
     uint64_t subscription;
     bool connected;
 };
@@ -106,11 +109,12 @@ static enum err nats_failed(natsStatus status, const char *what)
 
 /* ---- libnats threads ---- */
 
-static void hand_over(struct bus *bus, natsMsg *message, uint64_t subscription, bool connected)
+static void hand_over(struct bus *bus, enum inbound_kind kind, natsMsg *message,
+                      uint64_t subscription, bool connected)
 {
     struct inbound *item = malloc(sizeof *item);
     if (item != NULL) {
-        *item = (struct inbound){message, subscription, connected};
+        *item = (struct inbound){kind, message, subscription, connected};
         if (queue_push(bus->inbound, item) == ERR_OK)
             return;
     }
@@ -126,12 +130,13 @@ static void on_nats_message(natsConnection *nats, natsSubscription *sub, natsMsg
     (void)nats;
     (void)sub;
     struct hook *hook = closure;
-    hand_over(hook->bus, message, hook->subscription, false);
+    hand_over(hook->bus, INBOUND_MESSAGE, message, hook->subscription, false);
 }
 
 static void on_nats_complete(void *closure)
 {
     struct hook *hook = closure;
+    hand_over(hook->bus, INBOUND_COMPLETE, NULL, hook->subscription, false);
     atomic_fetch_sub(&hook->bus->hooks, 1);
     free(hook);
 }
@@ -146,13 +151,13 @@ static void on_nats_closed(natsConnection *nats, void *closure)
 static void on_nats_disconnected(natsConnection *nats, void *closure)
 {
     (void)nats;
-    hand_over(closure, NULL, 0, false);
+    hand_over(closure, INBOUND_STATE, NULL, 0, false);
 }
 
 static void on_nats_connected(natsConnection *nats, void *closure)
 {
     (void)nats;
-    hand_over(closure, NULL, 0, true);
+    hand_over(closure, INBOUND_STATE, NULL, 0, true);
 }
 
 static void on_nats_error(natsConnection *nats, natsSubscription *sub, natsStatus status,
@@ -310,6 +315,38 @@ static void state_changed(struct bus *bus, bool connected)
         bus->on_state(bus->arg, connected);
 }
 
+/* A pull's inbox was drained: nothing can come to it any more. */
+static void drained(struct bus *bus, uint64_t subscription)
+{
+    for (struct channel *channel = bus->channels; channel != NULL; channel = channel->next) {
+        struct request *request;
+        if (channel->request == 0 || channel->subscription->number != subscription)
+            continue;
+        HASH_FIND(hh, bus->requests, &channel->request, sizeof channel->request, request);
+        err_set(ERR_CANCELLED, "the pull was taken back");
+        if (request != NULL)
+            request_fail(bus, request, ERR_CANCELLED);
+        return;
+    }
+}
+
+static void handle(struct bus *bus, const struct inbound *item)
+{
+    struct bus_subscription *sub;
+    if (item->kind == INBOUND_STATE) {
+        state_changed(bus, item->connected);
+    } else if (item->kind == INBOUND_COMPLETE) {
+        drained(bus, item->subscription);
+    } else {
+        HASH_FIND(hh, bus->subscriptions, &item->subscription, sizeof item->subscription, sub);
+        if (sub != NULL) {
+            struct bus_message message = view(item->message);
+            sub->fn(sub->arg, &message);
+        }
+        natsMsg_Destroy(item->message);
+    }
+}
+
 static void on_wake(void *arg)
 {
     struct bus *bus = arg;
@@ -319,17 +356,7 @@ static void on_wake(void *arg)
         item = queue_pop(bus->inbound);
         if (item == NULL)
             return;
-        if (item->message == NULL) {
-            state_changed(bus, item->connected);
-        } else {
-            struct bus_subscription *sub;
-            HASH_FIND(hh, bus->subscriptions, &item->subscription, sizeof item->subscription, sub);
-            if (sub != NULL) {
-                struct bus_message message = view(item->message);
-                sub->fn(sub->arg, &message);
-            }
-            natsMsg_Destroy(item->message);
-        }
+        handle(bus, item);
         free(item);
     }
     loop_wake_send(bus->wake);
@@ -614,6 +641,8 @@ enum err bus_pull(struct bus *bus, const char *subject, const void *data, size_t
                   unsigned timeout_ms, bus_reply_fn *fn, void *arg)
 {
     struct channel *channel = NULL;
+    if (bus->pulls_ended)
+        return err_set(ERR_CANCELLED, "no more is pulled");
     if (!bus->connected)
         return err_set(ERR_UNAVAILABLE, "the broker is away");
     enum err err = channel_take(&channel, bus);
@@ -631,6 +660,16 @@ enum err bus_pull(struct bus *bus, const char *subject, const void *data, size_t
     char reply[128];
     snprintf(reply, sizeof reply, "%s.p%u.%" PRIu64, bus->inbox, channel->index, request->number);
     return request_send(bus, request, subject, reply, NULL, 0, data, len);
+}
+
+void bus_pulls_end(struct bus *bus)
+{
+    bus->pulls_ended = true;
+    for (struct channel *channel = bus->channels; channel != NULL; channel = channel->next) {
+        /* Fails only without a connection, and then the pull has ended already. */
+        if (channel->request != 0)
+            natsSubscription_Drain(channel->subscription->nats);
+    }
 }
 
 void bus_request_cancel(struct bus *bus, uint64_t id)

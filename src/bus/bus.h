@@ -81,6 +81,9 @@ MUST_USE enum err bus_request(struct bus *bus, const char *subject,
  * of our inbox, so each such request that is under way gets an inbox of its own. */
 MUST_USE enum err bus_pull(struct bus *bus, const char *subject, const void *data, size_t len,
                            unsigned timeout_ms, bus_reply_fn *fn, void *arg);
+/* Takes all pulls under way back from the broker, for a worker that leaves: what was on its way
+ * still comes, then each ends with ERR_CANCELLED, and so does any later bus_pull. */
+void bus_pulls_end(struct bus *bus);
 /* fn is not called any more. */
 void bus_request_cancel(struct bus *bus, uint64_t id);
 

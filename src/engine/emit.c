@@ -116,8 +116,7 @@ static void cut_at_stop(struct emit *emit, size_t from)
         size_t start = from > stop_len - 1 ? from - (stop_len - 1) : 0;
         if (emit->held.len - start < stop_len)
             continue;
-        const char *hit =
-            memmem(emit->held.data + start, emit->held.len - start, stop, stop_len);
+        const char *hit = memmem(emit->held.data + start, emit->held.len - start, stop, stop_len);
         if (hit == NULL)
             continue;
         emit->stopped = true;
@@ -158,7 +157,8 @@ enum err emit_resume(struct emit *emit, const char *text)
 {
     size_t len = strlen(text);
     if (len > emit->held.len || (len > 0 && memcmp(emit->held.data, text, len) != 0))
-        return err_set(ERR_INVALID, "the tokens to go on from do not make up the text already said");
+        return err_set(ERR_INVALID,
+                       "the tokens to go on from do not make up the text already said");
     buf_consume(&emit->held, len);
     buf_clear(&emit->taken);
     return ERR_OK;

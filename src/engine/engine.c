@@ -70,8 +70,7 @@ static enum err check_params(const struct engine_params *params)
     if (params->max_tokens > 0 && params->min_tokens > params->max_tokens)
         return err_set(ERR_INVALID, "min_tokens (%d) is more than max_tokens (%d)",
                        params->min_tokens, params->max_tokens);
-    if (!isnan(params->temperature) &&
-        (params->temperature < 0 || !isfinite(params->temperature)))
+    if (!isnan(params->temperature) && (params->temperature < 0 || !isfinite(params->temperature)))
         return err_set(ERR_INVALID, "temperature must be 0 or more");
     if (!isnan(params->top_p) && (params->top_p < 0 || params->top_p > 1))
         return err_set(ERR_INVALID, "top_p must be from 0 to 1");

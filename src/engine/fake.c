@@ -39,11 +39,11 @@ struct fake_seq {
     struct script script;
     char tag[TAG_MAX + 1];
     int64_t start_ns;
-    int64_t first;  /* number of the first piece made here */
-    int64_t next;   /* number of the next piece */
-    int64_t end;    /* one past the last piece */
-    bool cut;       /* max_tokens ends it before the script does */
-    bool ending;    /* nothing left to make but the last event */
+    int64_t first; /* number of the first piece made here */
+    int64_t next;  /* number of the next piece */
+    int64_t end;   /* one past the last piece */
+    bool cut;      /* max_tokens ends it before the script does */
+    bool ending;   /* nothing left to make but the last event */
     int64_t first_ns;
     unsigned prompt_tokens;
     char error_text[64];

@@ -35,10 +35,10 @@ struct llama_slot {
     size_t reply_count;  /* resumed ones included */
     size_t reused;       /* of the prompt: found in a cache */
     size_t min_reply, max_reply;
-    size_t take;         /* tokens of this slot in the present step */
-    int32_t row;         /* of its scores in the present step; −1: none */
-    uint64_t order;      /* when it started or was last used, counted in starts and ends */
-    bool placed;         /* other slots' caches were searched for its beginning */
+    size_t take;    /* tokens of this slot in the present step */
+    int32_t row;    /* of its scores in the present step; −1: none */
+    uint64_t order; /* when it started or was last used, counted in starts and ends */
+    bool placed;    /* other slots' caches were searched for its beginning */
     enum engine_finish finish;
     struct sample_params sample;
     struct emit emit;

@@ -178,9 +178,8 @@ static void attach_threads(struct llama_engine *llama, int threads)
     struct ggml_threadpool *(*make)(struct ggml_threadpool_params *) =
         (struct ggml_threadpool * (*)(struct ggml_threadpool_params *))
             ggml_backend_reg_get_proc_address(reg, "ggml_threadpool_new");
-    void (*unmake)(struct ggml_threadpool *) =
-        (void (*)(struct ggml_threadpool *))ggml_backend_reg_get_proc_address(
-            reg, "ggml_threadpool_free");
+    void (*unmake)(struct ggml_threadpool *) = (void (*)(
+        struct ggml_threadpool *))ggml_backend_reg_get_proc_address(reg, "ggml_threadpool_free");
     if (make == NULL || unmake == NULL)
         return;
     struct ggml_threadpool_params params = ggml_threadpool_params_default(threads);

@@ -26,16 +26,11 @@ static const struct weight_type {
     enum llama_ftype type;
     double bits;
 } weight_types[] = {
-    {"f32", LLAMA_FTYPE_ALL_F32, 32},
-    {"f16", LLAMA_FTYPE_MOSTLY_F16, 16},
-    {"bf16", LLAMA_FTYPE_MOSTLY_BF16, 16},
-    {"q8_0", LLAMA_FTYPE_MOSTLY_Q8_0, 8.5},
-    {"q6_k", LLAMA_FTYPE_MOSTLY_Q6_K, 8.5},
-    {"q5_k_m", LLAMA_FTYPE_MOSTLY_Q5_K_M, 8.5},
-    {"q5_1", LLAMA_FTYPE_MOSTLY_Q5_1, 8.5},
-    {"q5_0", LLAMA_FTYPE_MOSTLY_Q5_0, 8.5},
-    {"q4_k_m", LLAMA_FTYPE_MOSTLY_Q4_K_M, 8.5},
-    {"q4_1", LLAMA_FTYPE_MOSTLY_Q4_1, 8.5},
+    {"f32", LLAMA_FTYPE_ALL_F32, 32},           {"f16", LLAMA_FTYPE_MOSTLY_F16, 16},
+    {"bf16", LLAMA_FTYPE_MOSTLY_BF16, 16},      {"q8_0", LLAMA_FTYPE_MOSTLY_Q8_0, 8.5},
+    {"q6_k", LLAMA_FTYPE_MOSTLY_Q6_K, 8.5},     {"q5_k_m", LLAMA_FTYPE_MOSTLY_Q5_K_M, 8.5},
+    {"q5_1", LLAMA_FTYPE_MOSTLY_Q5_1, 8.5},     {"q5_0", LLAMA_FTYPE_MOSTLY_Q5_0, 8.5},
+    {"q4_k_m", LLAMA_FTYPE_MOSTLY_Q4_K_M, 8.5}, {"q4_1", LLAMA_FTYPE_MOSTLY_Q4_1, 8.5},
     {"q4_0", LLAMA_FTYPE_MOSTLY_Q4_0, 8.5},
 };
 
@@ -123,6 +118,8 @@ enum err engine_quantize(const char *in_path, const char *out_path, const char *
         err = err_set(ERR_IO, "can't convert %s: %s", in_path,
                       facts.complaint[0] != '\0' ? facts.complaint : "the model runtime failed");
     else
+        err = model_file_check(&file, temporary);
+    if (err == ERR_OK)
         err = finish_file(temporary, out_path);
     if (err != ERR_OK)
         unlink(temporary);

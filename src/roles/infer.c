@@ -23,6 +23,7 @@
 #define TICK_MS        500
 #define LEAVE_BLIND_MS 5000 /* leaving without a broker: what we hold can't be stored, go */
 #define FETCH_AT_ONCE  64
+#define ANNOUNCE_MS    50
 
 /* ---- owners ---- */
 
@@ -90,7 +91,7 @@ static void on_fetch_end(void *arg, enum err err, unsigned missing)
 {
     struct infer *infer = arg;
     infer->pulling -= missing;
-    if (err != ERR_OK) {
+    if (err != ERR_OK && err != ERR_CANCELLED) {
         log_debug("fetch.failed why=\"%s\"", err_text());
         infer->pausing = true; /* until the next tick: no hot loop on a broker in trouble */
     }
@@ -107,6 +108,10 @@ static bool may_leave(struct infer *infer)
 
 void infer_kick(struct infer *infer)
 {
+    if (jobs_occupying(infer) != infer->presence.active && !infer->announcing) {
+        infer->announcing = true;
+        loop_timer_start(infer->announce, ANNOUNCE_MS, 0);
+    }
     if (infer->leaving) {
         if (may_leave(infer))
             loop_stop(infer->loop);
@@ -148,6 +153,14 @@ static void set_state(struct infer *infer, const char *state)
     publish_presence(infer);
 }
 
+/* How busy we are has changed: said soon, but not for each change of a busy moment. */
+static void on_announce(void *arg)
+{
+    struct infer *infer = arg;
+    infer->announcing = false;
+    publish_presence(infer);
+}
+
 static void on_tick(void *arg)
 {
     struct infer *infer = arg;
@@ -170,6 +183,7 @@ static void on_signal(void *arg, int signum)
         return;
     log_info("worker.leaving signal=%d holds=%u", signum, jobs_occupying(infer));
     infer->leaving = true;
+    bus_pulls_end(infer->bus);
     set_state(infer, "draining");
     if (!infer->ready) {
         loop_stop(infer->loop); /* still loading: nothing is held */
@@ -343,6 +357,8 @@ int role_infer(const struct settings *settings, int argc, char **argv)
     if (err == ERR_OK)
         err = loop_timer_new(&infer.tick, infer.loop, on_tick, &infer);
     if (err == ERR_OK)
+        err = loop_timer_new(&infer.announce, infer.loop, on_announce, &infer);
+    if (err == ERR_OK)
         err = open_bus(&infer);
     if (err == ERR_OK)
         err = start_model(&infer, path);
@@ -369,6 +385,7 @@ int role_infer(const struct settings *settings, int argc, char **argv)
         free(owner);
     }
     loop_timer_free(infer.tick);
+    loop_timer_free(infer.announce);
     loop_free(infer.loop);
     join_done(&infer.join);
     return infer.exit_status;

@@ -35,16 +35,17 @@ struct infer {
     struct model_thread *model;
     struct presence presence; /* also our name, node, device and figures */
     struct join join;
-    struct loop_timer *tick;
+    struct loop_timer *tick, *announce;
     struct bus_subscription *claims, *gateways;
     struct job *jobs_by_run; /* those the model works on */
     struct job *jobs_by_id;  /* all */
     struct owner *owners;
     uint64_t next_run;
     unsigned slots, pulling;
-    int64_t away_since_ns;        /* broker away since; 0: it is there */
-    int report_fd;                /* pipe to the supervisor, -1: none */
-    bool ready, leaving, pausing; /* pausing: no fetch until the next tick */
+    int64_t away_since_ns; /* broker away since; 0: it is there */
+    int report_fd;         /* pipe to the supervisor, -1: none */
+    bool ready, leaving, announcing;
+    bool pausing; /* no fetch until the next tick */
     int exit_status;
 };
 

@@ -121,7 +121,7 @@ static void on_fetch_end(void *arg, enum err err)
 {
     struct respond *respond = arg;
     respond->fetching = false;
-    respond->pausing = err != ERR_OK;
+    respond->pausing = err != ERR_OK && err != ERR_CANCELLED;
     kick(respond);
 }
 
@@ -228,6 +228,7 @@ static void on_signal(void *arg, int signum)
         return;
     log_info("worker.leaving signal=%d", signum);
     respond->leaving = true;
+    bus_pulls_end(respond->bus);
     kick(respond);
 }
 

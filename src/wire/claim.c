@@ -45,7 +45,7 @@ enum err claim_decode(struct claim *out, const char *data, size_t len)
     enum err err = json_parse(&root, data, len);
 
     if (err != ERR_OK) {
-        err_prefix(err, "claim: ");
+        err_prefix(err, "claim");
         return err == ERR_NOMEM ? err : ERR_INVALID;
     }
     if (json_int(root, "v", 0) != WIRE_VERSION) {

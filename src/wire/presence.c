@@ -106,7 +106,7 @@ enum err presence_decode(struct presence *out, const char *data, size_t len)
     enum err err = json_parse(&root, data, len);
 
     if (err != ERR_OK) {
-        err_prefix(err, "presence: ");
+        err_prefix(err, "presence");
         return err == ERR_NOMEM ? err : ERR_INVALID;
     }
     if (json_int(root, "v", 0) != WIRE_VERSION) {

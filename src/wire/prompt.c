@@ -126,7 +126,7 @@ enum err prompt_decode(struct prompt *out, const char *data, size_t len)
     enum err err = json_parse(&prompt.root, data, len);
 
     if (err != ERR_OK) {
-        err_prefix(err, "prompt message: ");
+        err_prefix(err, "prompt message");
         err = err == ERR_NOMEM ? err : ERR_INVALID;
         goto out;
     }

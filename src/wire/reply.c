@@ -108,7 +108,7 @@ enum err reply_decode(struct reply *out, const char *data, size_t len)
     enum err err = json_parse(&reply.root, data, len);
 
     if (err != ERR_OK) {
-        err_prefix(err, "reply message: ");
+        err_prefix(err, "reply message");
         return err == ERR_NOMEM ? err : ERR_INVALID;
     }
     if (json_int(reply.root, "v", 0) != WIRE_VERSION)

@@ -18,7 +18,7 @@ FORBIDDEN = {
     },
     "infer": {
         "pub": ["prompt.m.main.x", "reply.g.x", "state.gateway.n.w", "state.respond.n.w",
-                "$JS.API.STREAM.PURGE.PROMPTS", "$JS.API.STREAM.DELETE.TOKENS",
+                "$JS.API.STREAM.DELETE.PROMPTS", "$JS.API.STREAM.DELETE.TOKENS",
                 "$JS.API.CONSUMER.MSG.NEXT.RESPONSES.any", "$JS.ACK.RESPONSES.a.1.1.1.1.0",
                 "_INBOX_gateway.x"],
         "sub": [">", "prompt.>", "reply.>", "response.>", "live.>", "_INBOX_gateway.>", "$SYS.>"],

@@ -388,7 +388,10 @@ void session_live(struct gateway *gateway, const struct bus_message *message)
     if (kind == SUBJECT_OTHER)
         return;
     HASH_FIND_STR(gateway->sessions, parts.id, session);
-    if (session == NULL || session->state != SESSION_OPEN)
+    if (session == NULL)
+        return;
+    session->heard_early = session->state == SESSION_OFFERED;
+    if (session->state != SESSION_OPEN)
         return;
     session->heard_ns = clock_mono_ns();
     if (kind == SUBJECT_CLAIM) {
@@ -464,6 +467,8 @@ static void on_offered(void *arg, enum err err, uint64_t sequence)
         session->heard_ns = clock_mono_ns();
         figures_accepted(session->gateway->figures);
         log_info("prompt.accepted prompt=%s stream=%d", session->id, session->request.stream);
+        if (session->heard_early || session->offer_lost)
+            session_look(session);
     } else if (err == ERR_FULL) {
         refuse(session, 429, "queue_full", "queue_full",
                "too many prompts are waiting; try again in a moment");

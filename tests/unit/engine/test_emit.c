@@ -62,8 +62,10 @@ static void emoji_over_tokens(void **state)
     assert_string_equal(take(false), "a");
     put(2, "\x99");
     assert_string_equal(take(false), "");
-    put(3, "\x82" "b");
-    assert_string_equal(take(false), "\xF0\x9F\x99\x82" "b");
+    put(3, "\x82"
+           "b");
+    assert_string_equal(take(false), "\xF0\x9F\x99\x82"
+                                     "b");
     assert_int_equal(tokens_taken(), 2);
 }
 
@@ -78,9 +80,11 @@ static void unfinished_character_is_dropped_at_the_end(void **state)
 static void bytes_that_are_no_text(void **state)
 {
     begin(NULL, 0);
-    put(1, "a\xFF" "b\xE2\x82z\xED\xA0\x80");
+    put(1, "a\xFF"
+           "b\xE2\x82z\xED\xA0\x80");
     /* One for 0xFF, one for the cut-off character, three for the surrogate. */
-    assert_string_equal(take(false), "a\xEF\xBF\xBD" "b\xEF\xBF\xBDz\xEF\xBF\xBD\xEF\xBF\xBD"
+    assert_string_equal(take(false), "a\xEF\xBF\xBD"
+                                     "b\xEF\xBF\xBDz\xEF\xBF\xBD\xEF\xBF\xBD"
                                      "\xEF\xBF\xBD");
 }
 

@@ -286,8 +286,8 @@ static void long_prompts_are_refused(void **state)
 
 static void bad_models_and_requests(void **state)
 {
-    const char *models[] = {"fake:tokens=", "fake:tokens=-1", "fake:speed=9", "fake:tokens=1;",
-                            "fake:tokens=99999999999", "fake:fail_load=1"};
+    const char *models[] = {"fake:tokens=",   "fake:tokens=-1",          "fake:speed=9",
+                            "fake:tokens=1;", "fake:tokens=99999999999", "fake:fail_load=1"};
     for (size_t i = 0; i < sizeof models / sizeof *models; i++) {
         struct engine_config config = {.model = models[i], .slots = 1};
         assert_int_not_equal(engine_open(&engine, &config), ERR_OK);
@@ -322,20 +322,13 @@ static void bad_models_and_requests(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(pieces_are_numbered),
-        TEST(the_prompt_overrides),
-        TEST(the_last_user_message_counts),
-        TEST(pieces_come_when_due),
-        TEST(slots_do_not_slow_each_other),
-        TEST(min_and_max),
-        TEST(stop_strings_hold_too),
-        TEST(going_on_continues_the_count),
-        TEST(an_error_fails_one_alone),
-        TEST(a_crash_is_a_kill),
-        TEST(cancelling_frees_the_slot),
-        TEST(long_first_words_are_cut_between_characters),
-        TEST(long_prompts_are_refused),
-        TEST(bad_models_and_requests),
+        TEST(pieces_are_numbered),          TEST(the_prompt_overrides),
+        TEST(the_last_user_message_counts), TEST(pieces_come_when_due),
+        TEST(slots_do_not_slow_each_other), TEST(min_and_max),
+        TEST(stop_strings_hold_too),        TEST(going_on_continues_the_count),
+        TEST(an_error_fails_one_alone),     TEST(a_crash_is_a_kill),
+        TEST(cancelling_frees_the_slot),    TEST(long_first_words_are_cut_between_characters),
+        TEST(long_prompts_are_refused),     TEST(bad_models_and_requests),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -268,7 +268,9 @@ static void control_tokens_in_messages_are_text(void **state)
 static void placeholders_can_be_written(void **state)
 {
     skip_without_model();
-    struct engine_request request = ask(0, "\x02" "0\x03 and \x02" "9\x03");
+    struct engine_request request = ask(0, "\x02"
+                                           "0\x03 and \x02"
+                                           "9\x03");
     int32_t *ids;
     size_t count;
     assert_int_equal(engine_tokenize(engine, &request, &ids, &count), ERR_OK);
@@ -299,8 +301,8 @@ static void going_on(void **state)
         /* A few words on: batch shapes may tip a close choice later. */
         size_t sure = whole->said[cut + 4 < whole->pieces ? cut + 4 : whole->pieces - 1];
         assert_memory_equal(said, whole->text, sure);
-        assert_int_equal(replies[1].last.reply_tokens, whole->said_tokens[cut] +
-                                                           replies[1].token_count);
+        assert_int_equal(replies[1].last.reply_tokens,
+                         whole->said_tokens[cut] + replies[1].token_count);
     }
     request.resume_text = "something else";
     assert_int_equal(engine_start(engine, &request), ERR_INVALID);
