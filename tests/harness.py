@@ -97,9 +97,18 @@ def mentioning(text):
     return found
 
 
-def namespaces():
-    folder = pathlib.Path("/run/netns")
-    return {p.name for p in folder.iterdir()} if folder.is_dir() else set()
+def namespaces(pids):
+    """Names of the network namespaces that some processes live in."""
+    inodes = set()
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            inodes.add(os.stat(f"/proc/{pid}/ns/net").st_ino)
+    found = set()
+    for entry in pathlib.Path("/run/netns").glob("*"):
+        with contextlib.suppress(OSError):
+            if entry.stat().st_ino in inodes:
+                found.add(entry.name)
+    return found
 
 
 def run(*arguments, timeout=60, env=None, check=None, stdin=None):
@@ -135,8 +144,8 @@ class Service:
                 self.command += [f"--{name.replace('_', '-')}", str(value)]
         self.url = f"http://127.0.0.1:{self.port}"
         self.log_path = pathlib.Path(folder) / "up.log"
-        self.before = namespaces()
         self.family = {}
+        self.namespaces = set()
         with open(self.log_path, "wb") as log:
             self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=log,
                                             stderr=log)
@@ -166,6 +175,7 @@ class Service:
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.logs()}") from None
         self.family = descendants(self.process.pid)
+        self.namespaces = namespaces(self.family)
         return self
 
     def gateway_url(self, index):
@@ -192,7 +202,8 @@ class Service:
             return same + mentioning(str(self.state_dir))
 
         wait_for(lambda: not left(), f"no process left, there is {left()}", 5)
-        assert namespaces() <= self.before, "a network namespace is left"
+        for name in self.namespaces:
+            assert not (pathlib.Path("/run/netns") / name).exists(), f"namespace {name} is left"
 
     def kill(self):
         """For a fixture's end when the test failed: nothing may stay, whatever happened."""

@@ -20,12 +20,10 @@ static const char *const gateway_publish[] = {"prompt.>",
                                               "response.>",
                                               "reply.>", /* again, without its text */
                                               "state.gateway.>",
-                                              DIRECT_GET("PROMPTS"),
                                               DIRECT_GET("TOKENS"),
                                               DIRECT_GET("REPLIES"),
                                               "$JS.API.STREAM.PURGE.PROMPTS",
-                                              "$JS.API.STREAM.PURGE.TOKENS",
-                                              "$JS.API.STREAM.INFO.*",
+                                              "$JS.API.STREAM.INFO.PROMPTS",
                                               "$JS.API.CONSUMER.INFO.PROMPTS.*",
                                               NULL};
 static const char *const gateway_subscribe[] = {"live.>", "state.>", NULL};
@@ -36,10 +34,8 @@ static const char *const infer_publish[] = {"tok.>",
                                             "dead.>",
                                             "state.infer.>",
                                             FETCH("PROMPTS"),
-                                            "$JS.API.CONSUMER.INFO.PROMPTS.*",
                                             DIRECT_GET("TOKENS"),
                                             DIRECT_GET("REPLIES"),
-                                            "$JS.API.STREAM.PURGE.PROMPTS",
                                             NULL};
 static const char *const infer_subscribe[] = {"live.*.*.c", "state.gateway.>", NULL};
 
@@ -52,7 +48,6 @@ static const char *const respond_publish[] = {"reply.>",
                                               "_INBOX_respond.>",
                                               "state.respond.>",
                                               FETCH("RESPONSES"),
-                                              "$JS.API.CONSUMER.INFO.RESPONSES.*",
                                               DIRECT_GET("PROMPTS"),
                                               DIRECT_GET("TOKENS"),
                                               DIRECT_GET("REPLIES"),

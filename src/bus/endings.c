@@ -264,7 +264,7 @@ enum err endings_cancel(struct endings *endings, const struct cancel_spec *spec,
     enum err err;
     if (spec->tombstone)
         err = tokens_tombstone(endings->bus, cancel->gateway, cancel->id, cancel->reason,
-                               spec->only_unclaimed, on_tombstone, cancel);
+                               spec->fenced ? &spec->fence : NULL, on_tombstone, cancel);
     else
         err = tokens_read(endings->bus, cancel->gateway, cancel->id, on_piece, on_read, cancel);
     if (err != ERR_OK) {

@@ -31,10 +31,11 @@ MUST_USE enum err endings_put(struct endings *endings, const struct reply *endin
 
 struct cancel_spec { /* texts are copied */
     const char *id, *gateway, *prompter, *model;
-    const char *reason;  /* "cancelled", "owner_gone", "expired" */
-    bool tombstone;      /* put one first; false: it stands there already */
-    bool only_unclaimed; /* end it only if no worker holds it; else fn gets ERR_EXISTS */
-    bool keep_in_queue;  /* the caller holds the prompt and acknowledges it itself */
+    const char *reason; /* "cancelled", "owner_gone", "expired" */
+    bool tombstone;     /* put one first; false: it stands there already */
+    bool fenced;        /* put it only if the latest claim is this one; else fn gets ERR_EXISTS */
+    uint64_t fence;     /* its sequence; 0: nobody has claimed */
+    bool keep_in_queue; /* the caller holds the prompt and acknowledges it itself */
     bool detached;
     double accepted_at; /* 0: not known */
 };

@@ -167,6 +167,7 @@ struct depth_query {
     prompts_depth_fn *fn;
     void *arg;
     struct prompts_depth depth;
+    uint64_t messages; /* in the stream: waiting or in hand */
     char consumer[SUBJECT_MAX];
 };
 
@@ -177,8 +178,10 @@ static bool on_consumer_info(void *arg, enum err err, const struct bus_message *
     if (err == ERR_OK)
         err = js_answer_read(message, &answer);
     if (err == ERR_OK) {
-        query->depth.waiting = (uint64_t)json_int(answer, "num_pending", 0);
-        query->depth.in_flight = (uint64_t)json_int(answer, "num_ack_pending", 0);
+        /* Not num_pending: a purge of one subject leaves it as it was. */
+        uint64_t held = (uint64_t)json_int(answer, "num_ack_pending", 0);
+        query->depth.in_flight = held < query->messages ? held : query->messages;
+        query->depth.waiting = query->messages - query->depth.in_flight;
         json_decref(answer);
     }
     query->fn(query->arg, err, &query->depth);
@@ -195,6 +198,7 @@ static bool on_stream_info(void *arg, enum err err, const struct bus_message *me
     if (err == ERR_OK) {
         int64_t limit = json_int(json_object_get(answer, "config"), "max_msgs", 0);
         query->depth.limit = limit > 0 ? (uint64_t)limit : 0;
+        query->messages = (uint64_t)json_int(json_object_get(answer, "state"), "messages", 0);
         json_decref(answer);
         char subject[2 * SUBJECT_MAX];
         snprintf(subject, sizeof subject, "$JS.API.CONSUMER.INFO.PROMPTS.%s", query->consumer);

@@ -37,13 +37,14 @@ enum err tokens_claim(struct bus *bus, const char *gateway, const char *id,
 }
 
 enum err tokens_tombstone(struct bus *bus, const char *gateway, const char *id, const char *reason,
-                          bool expect_unclaimed, bus_done_fn *fn, void *arg)
+                          const uint64_t *expect, bus_done_fn *fn, void *arg)
 {
     struct claim claim = {.kind = CLAIM_TOMBSTONE, .started_at = clock_wall()};
     id_random(claim.nonce, TAG_LEN);
     snprintf(claim.reason, sizeof claim.reason, "%s", reason);
-    const struct js_expect expect = {.set = expect_unclaimed};
-    return put_claim(bus, gateway, id, &claim, &expect, fn, arg);
+    const struct js_expect latest = {.set = expect != NULL,
+                                     .sequence = expect != NULL ? *expect : 0};
+    return put_claim(bus, gateway, id, &claim, &latest, fn, arg);
 }
 
 static uint64_t stored_sequence(const struct bus_message *message)

@@ -16,9 +16,10 @@ MUST_USE enum err tokens_claim(struct bus *bus, const char *gateway, const char 
                                const struct claim *claim, uint64_t expected, bus_done_fn *fn,
                                void *arg);
 
-/* Puts a tombstone whatever stands there; expect_unclaimed: only if nothing does (ERR_EXISTS). */
+/* Puts a tombstone: whatever stands there (expect NULL), or only if the latest claim still is the
+ * one with this sequence (0: none at all; else ERR_EXISTS). */
 MUST_USE enum err tokens_tombstone(struct bus *bus, const char *gateway, const char *id,
-                                   const char *reason, bool expect_unclaimed, bus_done_fn *fn,
+                                   const char *reason, const uint64_t *expect, bus_done_fn *fn,
                                    void *arg);
 
 /* The latest claim; ERR_NOT_FOUND when there is none (claim is NULL then). */

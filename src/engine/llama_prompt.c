@@ -18,7 +18,9 @@
 #define MARK_END       '\x03'
 #define MARK_SIZE      24
 #define SKELETON_LIMIT ((size_t)1 << 22)
-#define BYTES_A_TOKEN  128 /* text longer than this times the context can't fit it */
+#define BYTES_A_TOKEN  32 /* text longer than this times the context can't fit it */
+#define CHUNK_SIZE     ((size_t)16384)
+#define CHUNK_SLACK    64 /* tokens that cutting text into chunks may add */
 
 struct part {
     const char *text;
@@ -168,17 +170,54 @@ static void drop_double_start(const struct llama_engine *llama, struct buf *out)
         buf_consume(out, sizeof *ids);
 }
 
+/* Adds at least about as many tokens as text has, stopping when there are more than `most`.  The
+ * tokenizer takes seconds for long text of some kinds, during which nobody's reply goes on: what
+ * can't fit must be found out from its beginning. */
+static enum err count_roughly(const struct llama_engine *llama, const char *text, size_t most,
+                              size_t *count)
+{
+    enum err err = ERR_OK;
+    struct buf ids;
+    buf_init(&ids, CHUNK_SIZE * 2 * sizeof(int32_t));
+    size_t len = strlen(text);
+    while (err == ERR_OK && len > 0 && *count <= most) {
+        size_t take = len < CHUNK_SIZE ? len : CHUNK_SIZE;
+        while (take < len && ((unsigned char)text[take] & 0xC0) == 0x80)
+            take--; /* not within a character */
+        err = tokenize(llama, text, take, false, false, &ids);
+        size_t found = ids.len / sizeof(int32_t);
+        *count += found > CHUNK_SLACK ? found - CHUNK_SLACK : 0;
+        buf_clear(&ids);
+        text += take;
+        len -= take;
+    }
+    buf_done(&ids);
+    return err;
+}
+
 static enum err check_size(const struct llama_engine *llama, const struct engine_request *request)
 {
-    size_t bytes = 0, most = (size_t)llama->base.info.context * BYTES_A_TOKEN;
-    if (request->messages == NULL)
-        bytes = strlen(request->raw_prompt);
-    for (size_t i = 0; request->messages != NULL && i < request->message_count; i++)
-        bytes += strlen(request->messages[i].content);
-    if (bytes > most)
-        return err_set(ERR_LIMIT, "the prompt has %zu bytes; the model takes at most %u tokens",
-                       bytes, llama->base.info.context);
-    return ERR_OK;
+    size_t bytes = 0, count = 0, context = llama->base.info.context;
+    struct engine_message raw = {"user", request->raw_prompt};
+    const struct engine_message *messages = request->messages;
+    size_t message_count = request->message_count;
+    if (messages == NULL) {
+        messages = &raw;
+        message_count = 1;
+    }
+    for (size_t i = 0; i < message_count; i++)
+        bytes += strlen(messages[i].content);
+    if (bytes > context * BYTES_A_TOKEN)
+        return err_set(ERR_LIMIT, "the prompt has %zu bytes and the model takes at most %zu tokens",
+                       bytes, context - 1);
+    enum err err = ERR_OK;
+    for (size_t i = 0; err == ERR_OK && bytes > CHUNK_SIZE && i < message_count; i++)
+        err = count_roughly(llama, messages[i].content, context, &count);
+    if (err == ERR_OK && count > context)
+        return err_set(ERR_LIMIT,
+                       "the prompt has more than %zu tokens and the model takes at most %zu", count,
+                       context - 1);
+    return err;
 }
 
 enum err llama_prompt_tokens(struct llama_engine *llama, const struct engine_request *request,

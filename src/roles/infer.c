@@ -23,7 +23,7 @@
 #define TICK_MS        500
 #define LEAVE_BLIND_MS 5000 /* leaving without a broker: what we hold can't be stored, go */
 #define FETCH_AT_ONCE  64
-#define ANNOUNCE_MS    50
+#define OWNER_FORGET_S 3600
 
 /* ---- owners ---- */
 
@@ -37,7 +37,7 @@ static struct owner *owner_find(struct infer *infer, const char *gateway)
     if (owner == NULL)
         return NULL;
     snprintf(owner->tag, sizeof owner->tag, "%s", gateway);
-    owner->seen_ns = clock_mono_ns();
+    owner->heard_ns = clock_mono_ns();
     HASH_ADD_STR(infer->owners, tag, owner);
     return owner;
 }
@@ -45,9 +45,7 @@ static struct owner *owner_find(struct infer *infer, const char *gateway)
 bool infer_owner_gone(struct infer *infer, const char *gateway)
 {
     const struct owner *owner = owner_find(infer, gateway);
-    if (owner == NULL || !bus_connected(infer->bus))
-        return false;
-    return clock_mono_ns() - owner->seen_ns > PRESENCE_GONE_MS * NS_PER_MS;
+    return owner != NULL && owner->silent_ms > PRESENCE_GONE_MS;
 }
 
 static void on_gateway(void *arg, const struct bus_message *message)
@@ -57,22 +55,30 @@ static void on_gateway(void *arg, const struct bus_message *message)
     if (presence_decode(&presence, message->data, message->len) != ERR_OK)
         return;
     struct owner *owner = owner_find(infer, presence.boot);
-    if (owner != NULL)
-        owner->seen_ns = presence.leaving ? INT64_MIN / 2 : clock_mono_ns();
+    if (owner == NULL)
+        return;
+    owner->heard_ns = clock_mono_ns();
+    owner->silent_ms = presence.leaving ? PRESENCE_GONE_MS + 1 : 0;
 }
 
-/* Gateways not heard of for an hour own nothing here any more. */
-static void owners_forget(struct infer *infer)
+/* Silence counts only while we could have heard: connected, and not stopped ourselves.  A worker
+ * that slept for a minute has not been left by anybody. */
+static void owners_tick(struct infer *infer)
 {
-    int64_t old = clock_mono_ns() - 3600 * NS_PER_S;
+    int64_t now_ns = clock_mono_ns();
+    int64_t elapsed_ms = (now_ns - infer->ticked_ns) / NS_PER_MS;
     struct owner *owner, *next;
+    if (elapsed_ms > 2 * TICK_MS || !bus_connected(infer->bus))
+        elapsed_ms = 0;
     HASH_ITER(hh, infer->owners, owner, next)
     {
-        if (owner->seen_ns > old)
-            continue;
-        HASH_DELETE(hh, infer->owners, owner);
-        free(owner);
+        owner->silent_ms += elapsed_ms;
+        if (now_ns - owner->heard_ns > OWNER_FORGET_S * NS_PER_S) {
+            HASH_DELETE(hh, infer->owners, owner);
+            free(owner);
+        }
     }
+    infer->ticked_ns = now_ns;
 }
 
 /* ---- pulling ---- */
@@ -108,10 +114,8 @@ static bool may_leave(struct infer *infer)
 
 void infer_kick(struct infer *infer)
 {
-    if (jobs_occupying(infer) != infer->presence.active && !infer->announcing) {
-        infer->announcing = true;
-        loop_timer_start(infer->announce, ANNOUNCE_MS, 0);
-    }
+    if (jobs_occupying(infer) != infer->presence.active)
+        teller_tell_soon(infer->teller);
     if (infer->leaving) {
         if (may_leave(infer))
             loop_stop(infer->loop);
@@ -134,45 +138,25 @@ void infer_kick(struct infer *infer)
 
 /* ---- presence, ticks, signals ---- */
 
-static void publish_presence(struct infer *infer)
+static void refresh_presence(void *arg)
 {
-    struct buf text;
-    char subject[SUBJECT_MAX];
+    struct infer *infer = arg;
     infer->presence.active = jobs_occupying(infer);
-    buf_init(&text, 8192);
-    presence_subject(&infer->presence, subject, sizeof subject);
-    if (presence_encode(&infer->presence, &text) != ERR_OK ||
-        bus_publish(infer->bus, subject, NULL, 0, text.data, text.len) != ERR_OK)
-        log_debug("presence.unsent why=\"%s\"", err_text());
-    buf_done(&text);
 }
 
 static void set_state(struct infer *infer, const char *state)
 {
     snprintf(infer->presence.state, sizeof infer->presence.state, "%s", state);
-    publish_presence(infer);
-}
-
-/* How busy we are has changed: said soon, but not for each change of a busy moment. */
-static void on_announce(void *arg)
-{
-    struct infer *infer = arg;
-    infer->announcing = false;
-    publish_presence(infer);
+    teller_tell(infer->teller);
 }
 
 static void on_tick(void *arg)
 {
     struct infer *infer = arg;
-    static unsigned ticks;
     infer->pausing = false;
+    owners_tick(infer);
     jobs_tick(infer);
-    if (++ticks % (PRESENCE_INTERVAL_MS / TICK_MS) == 0) {
-        publish_presence(infer);
-        jobs_heartbeat(infer);
-    }
-    if (ticks % (600 * MS_PER_S / TICK_MS) == 0)
-        owners_forget(infer);
+    jobs_heartbeat(infer);
     infer_kick(infer);
 }
 
@@ -199,14 +183,7 @@ static void on_bus_state(void *arg, bool connected)
     infer->away_since_ns = connected ? 0 : clock_mono_ns();
     if (!connected)
         return;
-    /* Nobody could be heard meanwhile. */
-    struct owner *owner, *next;
-    HASH_ITER(hh, infer->owners, owner, next)
-    {
-        if (owner->seen_ns > 0)
-            owner->seen_ns = clock_mono_ns();
-    }
-    publish_presence(infer);
+    teller_tell(infer->teller);
     jobs_reconnected(infer);
     jobs_heartbeat(infer);
     infer_kick(infer);
@@ -299,6 +276,9 @@ static enum err open_bus(struct infer *infer)
     };
     enum err err = bus_open(&infer->bus, infer->loop, &config);
     if (err == ERR_OK)
+        err = teller_new(&infer->teller, infer->bus, infer->loop, &infer->presence,
+                         refresh_presence, infer);
+    if (err == ERR_OK)
         err = endings_new(&infer->endings, infer->bus, infer->loop);
     if (err == ERR_OK)
         err = bus_subscribe(&infer->claims, infer->bus, "live.*.*.c", on_claim, infer);
@@ -357,16 +337,12 @@ int role_infer(const struct settings *settings, int argc, char **argv)
     if (err == ERR_OK)
         err = loop_timer_new(&infer.tick, infer.loop, on_tick, &infer);
     if (err == ERR_OK)
-        err = loop_timer_new(&infer.announce, infer.loop, on_announce, &infer);
-    if (err == ERR_OK)
         err = open_bus(&infer);
     if (err == ERR_OK)
         err = start_model(&infer, path);
     if (err == ERR_OK) {
         loop_timer_start(infer.tick, 0, TICK_MS);
         loop_run(infer.loop);
-        infer.presence.leaving = true;
-        publish_presence(&infer);
         log_info("worker.left");
     } else {
         log_error("worker.not_started why=\"%s\"", err_text());
@@ -376,6 +352,7 @@ int role_infer(const struct settings *settings, int argc, char **argv)
     /* The model's thread first: it borrows the jobs' prompts. */
     model_thread_stop(infer.model);
     endings_free(infer.endings);
+    teller_free(infer.teller);
     bus_close(infer.bus);
     jobs_free(&infer);
     struct owner *owner, *next;
@@ -385,7 +362,6 @@ int role_infer(const struct settings *settings, int argc, char **argv)
         free(owner);
     }
     loop_timer_free(infer.tick);
-    loop_timer_free(infer.announce);
     loop_free(infer.loop);
     join_done(&infer.join);
     return infer.exit_status;

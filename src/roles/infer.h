@@ -13,6 +13,7 @@
 #include "bus/bus.h"
 #include "bus/endings.h"
 #include "bus/prompts.h"
+#include "bus/teller.h"
 #include "bus/tokens.h"
 #include "config/options.h"
 #include "roles/infer_model.h"
@@ -23,7 +24,8 @@ struct job;
 
 struct owner { /* a gateway whose prompts we hold or held */
     char tag[TAG_SIZE];
-    int64_t seen_ns; /* 0: it said goodbye */
+    int64_t silent_ms; /* in time that we were awake and connected */
+    int64_t heard_ns;
     UT_hash_handle hh;
 };
 
@@ -35,7 +37,9 @@ struct infer {
     struct model_thread *model;
     struct presence presence; /* also our name, node, device and figures */
     struct join join;
-    struct loop_timer *tick, *announce;
+    struct loop_timer *tick;
+    struct teller *teller;
+    int64_t ticked_ns;
     struct bus_subscription *claims, *gateways;
     struct job *jobs_by_run; /* those the model works on */
     struct job *jobs_by_id;  /* all */
@@ -44,7 +48,7 @@ struct infer {
     unsigned slots, pulling;
     int64_t away_since_ns; /* broker away since; 0: it is there */
     int report_fd;         /* pipe to the supervisor, -1: none */
-    bool ready, leaving, announcing;
+    bool ready, leaving;
     bool pausing; /* no fetch until the next tick */
     int exit_status;
 };

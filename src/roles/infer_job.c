@@ -475,6 +475,8 @@ static void job_cancelled(struct job *job, const char *reason, bool tombstone)
         .model = job->prompt.model,
         .reason = reason,
         .tombstone = tombstone,
+        .fenced = true, /* a worker that has lost its claim meanwhile must not end another's work */
+        .fence = job->fence,
         .keep_in_queue = true,
         .detached = job->prompt.detached,
         .accepted_at = job->accepted_at,
@@ -749,9 +751,8 @@ void job_begin(struct infer *infer, const struct prompt_delivery *delivery)
     }
     HASH_ADD(by_id, infer->jobs_by_id, id, strlen(job->id), job);
     proc_report("+%s", job->ack);
-    if (infer_owner_gone(infer, job->prompt.gateway) && !job->prompt.detached) {
-        job_cancelled(job, "owner_gone", true);
-    } else if (delivery->delivered == 1) {
+    infer_owner_gone(infer, job->prompt.gateway); /* from now on its silence counts */
+    if (delivery->delivered == 1) {
         job->fast = true;
         job_claim(job, 0);
         if (job->state == JOB_CLAIMING)
@@ -793,7 +794,8 @@ void jobs_tick(struct infer *infer)
             job_sync(job);
         else if (job->state == JOB_ALONE && may_start(job))
             job_go(job);
-        else if (job->state <= JOB_RUNNING && bus_connected(infer->bus) && !job->prompt.detached &&
+        else if ((job->state == JOB_RUNNING || job->state == JOB_ALONE) &&
+                 bus_connected(infer->bus) && !job->prompt.detached &&
                  infer_owner_gone(infer, job->prompt.gateway))
             job_cancelled(job, "owner_gone", true);
         else if (job->state == JOB_RUNNING && !job->ended &&

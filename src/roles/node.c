@@ -181,6 +181,7 @@ static void check_ready(struct node *node)
         return;
     node->all_ready = true;
     log_info("node.ready name=\"%s\" workers=%u", node->presence.name, node->worker_count);
+    presence_publish(node);
     proc_report("ready");
     if (!proc_reports() && !node->settings->quiet)
         fprintf(stderr, "%s: %u worker%s ready\n", node->presence.name, node->worker_count,

@@ -20,11 +20,11 @@
 #include "bus/endings.h"
 #include "bus/prompts.h"
 #include "bus/replies.h"
+#include "bus/teller.h"
 #include "bus/tokens.h"
 #include "config/options.h"
 #include "roles/roles.h"
 #include "wire/presence.h"
-#include "wire/subject.h"
 
 #define TICK_MS        1000
 #define FETCH_AT_ONCE  32
@@ -39,6 +39,7 @@ struct respond {
     struct join join;
     struct presence presence;
     struct loop_timer *tick;
+    struct teller *teller;
     unsigned working; /* records being made */
     bool fetching, pausing, leaving, sweeping;
     uint64_t sweep_from;
@@ -166,7 +167,7 @@ static void expire(struct respond *respond, const struct prompt *prompt, double 
         .model = prompt->model,
         .reason = "expired",
         .tombstone = true,
-        .only_unclaimed = true,
+        .fenced = true, /* only what no worker holds */
         .detached = prompt->detached,
         .accepted_at = accepted_at,
     };
@@ -196,25 +197,12 @@ static void sweep_next(struct respond *respond)
         respond->sweeping = true;
 }
 
-/* ---- presence, signals ---- */
-
-static void publish_presence(struct respond *respond)
-{
-    struct buf text;
-    char subject[SUBJECT_MAX];
-    buf_init(&text, 8192);
-    presence_subject(&respond->presence, subject, sizeof subject);
-    if (presence_encode(&respond->presence, &text) != ERR_OK ||
-        bus_publish(respond->bus, subject, NULL, 0, text.data, text.len) != ERR_OK)
-        log_debug("presence.unsent why=\"%s\"", err_text());
-    buf_done(&text);
-}
+/* ---- ticks, signals ---- */
 
 static void on_tick(void *arg)
 {
     struct respond *respond = arg;
     respond->pausing = false;
-    publish_presence(respond);
     respond->sweep_from = 0;
     respond->swept = 0;
     sweep_next(respond);
@@ -238,7 +226,7 @@ static void on_bus_state(void *arg, bool connected)
     log_info("broker.%s", connected ? "connected" : "away");
     respond->away_since_ns = connected ? 0 : clock_mono_ns();
     if (connected) {
-        publish_presence(respond);
+        teller_tell(respond->teller);
         kick(respond);
     }
 }
@@ -275,6 +263,8 @@ static enum err start(struct respond *respond)
     if (err == ERR_OK)
         err = bus_open(&respond->bus, respond->loop, &config);
     if (err == ERR_OK)
+        err = teller_new(&respond->teller, respond->bus, respond->loop, presence, NULL, NULL);
+    if (err == ERR_OK)
         err = endings_new(&respond->endings, respond->bus, respond->loop);
     return err;
 }
@@ -292,14 +282,13 @@ int role_respond(const struct settings *settings, int argc, char **argv)
     if (err == ERR_OK) {
         loop_timer_start(respond.tick, 0, TICK_MS);
         loop_run(respond.loop);
-        respond.presence.leaving = true;
-        publish_presence(&respond);
         log_info("worker.left replies=%" PRIu64, respond.presence.replies_total);
     } else {
         log_error("worker.not_started why=\"%s\"", err_text());
         status = err_exit_status(err);
     }
     endings_free(respond.endings);
+    teller_free(respond.teller);
     bus_close(respond.bus);
     loop_timer_free(respond.tick);
     loop_free(respond.loop);

@@ -115,8 +115,8 @@ static enum err head_write(const struct load_counts *counts, uint64_t tokens, st
 static enum err worker_write(const struct load_view *view, const struct view_worker *worker,
                              double share, int id_width, struct buf *out)
 {
-    char id[2 * REPORT_NAME_MAX];
-    snprintf(id, sizeof id, "%s/%s", worker->node, worker->id);
+    char id[REPORT_LABEL_SIZE];
+    report_label(id, worker->node, worker->id);
     int columns = view->live.style.width - id_width - 42;
     enum err err = buf_append_text(out, "  ");
     if (err == ERR_OK)
@@ -146,7 +146,9 @@ static void bars_draw(struct load_view *view, const struct load_counts *counts)
         tokens += worker_tokens(worker);
         if ((double)(worker->done + worker->running) > share)
             share = (double)(worker->done + worker->running);
-        int len = (int)(strlen(worker->node) + strlen(worker->id)) + 1;
+        char label[REPORT_LABEL_SIZE];
+        report_label(label, worker->node, worker->id);
+        int len = (int)wrap_columns(label);
         id_width = len > id_width ? len : id_width;
     }
     if (id_width > 24)
@@ -173,9 +175,11 @@ static void line_draw(struct load_view *view, const struct load_counts *counts)
     struct buf line;
     buf_init(&line, 65536);
     enum err err = head_write(counts, counts->tokens, &line);
-    for (size_t i = 0; i < view->worker_count && err == ERR_OK; i++)
-        err = buf_printf(&line, "%s %s/%s %zu", i == 0 ? ";" : ",", view->workers[i].node,
-                         view->workers[i].id, view->workers[i].done);
+    for (size_t i = 0; i < view->worker_count && err == ERR_OK; i++) {
+        char label[REPORT_LABEL_SIZE];
+        report_label(label, view->workers[i].node, view->workers[i].id);
+        err = buf_printf(&line, "%s %s %zu", i == 0 ? ";" : ",", label, view->workers[i].done);
+    }
     if (err == ERR_OK)
         fprintf(stderr, "%s\n", buf_text(&line));
     buf_done(&line);

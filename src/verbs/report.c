@@ -256,6 +256,12 @@ enum err report_json(const struct report *report, struct buf *out)
 
 /* ---- for people ---- */
 
+void report_label(char out[REPORT_LABEL_SIZE], const char *node, const char *id)
+{
+    bool named = *node == '\0' || strstr(id, node) != NULL;
+    snprintf(out, REPORT_LABEL_SIZE, "%s%s%s", named ? "" : node, named ? "" : "/", id);
+}
+
 static enum err table_draw(const struct report *report, const struct term_style *style,
                            int id_width, int device_width, struct buf *out)
 {
@@ -264,8 +270,8 @@ static enum err table_draw(const struct report *report, const struct term_style 
                               "busy s", "slot s", "first s", "last s", term_reset(style));
     for (size_t i = 0; i < report->worker_count && err == ERR_OK; i++) {
         const struct report_worker *worker = &report->workers[i];
-        char id[2 * REPORT_NAME_MAX];
-        snprintf(id, sizeof id, "%s/%s", worker->node, worker->id);
+        char id[REPORT_LABEL_SIZE];
+        report_label(id, worker->node, worker->id);
         err = draw_text(out, id, id_width);
         if (err == ERR_OK)
             err = buf_append_text(out, "  ");
@@ -352,8 +358,8 @@ static enum err timeline_draw(const struct report *report, const struct term_sty
             full = fmax(full, cells[c]);
         for (int c = 0; c < columns && full > 0; c++)
             cells[c] /= full;
-        char id[2 * REPORT_NAME_MAX];
-        snprintf(id, sizeof id, "%s/%s", worker->node, worker->id);
+        char id[REPORT_LABEL_SIZE];
+        report_label(id, worker->node, worker->id);
         err = draw_text(out, id, id_width);
         if (err == ERR_OK)
             err = buf_append_text(out, style->utf8 ? " │" : " |");
@@ -396,14 +402,18 @@ enum err report_draw(const struct report *report, const struct term_style *style
     int id_width = 6, device_width = 6;
     for (size_t i = 0; i < report->worker_count; i++) {
         const struct report_worker *worker = &report->workers[i];
-        int id = (int)(wrap_columns(worker->node) + 1 + wrap_columns(worker->id));
+        char label[REPORT_LABEL_SIZE];
+        report_label(label, worker->node, worker->id);
+        int id = (int)wrap_columns(label);
         int device = (int)wrap_columns(worker->device);
         id_width = id > id_width ? id : id_width;
         device_width = device > device_width ? device : device_width;
     }
     int room = style->width - 59; /* the figures' columns */
-    if (id_width > 32)
-        id_width = 32;
+    if (id_width > room - 6)
+        id_width = room - 6;
+    if (id_width < 6)
+        id_width = 6;
     if (device_width > room - id_width)
         device_width = room - id_width;
     if (device_width < 6)

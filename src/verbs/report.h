@@ -64,6 +64,10 @@ struct report {
     size_t worker_count;
 };
 
+#define REPORT_LABEL_SIZE (2 * REPORT_NAME_MAX)
+/* "node1/infer-0"; the id alone where it names its node already. */
+void report_label(char out[REPORT_LABEL_SIZE], const char *node, const char *id);
+
 /* seconds: from the first prompt sent to the last reply. */
 MUST_USE enum err report_new(struct report **out, const struct outcome *outcomes, size_t count,
                              double seconds);

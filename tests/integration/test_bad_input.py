@@ -86,7 +86,7 @@ def test_wrong_body(fake, body):
 
 
 def test_body_over_the_limit(start):
-    service = start(body_limit_kib=64)
+    service = start(body_limit=64)
     big = {"model": "default", "messages": [{"role": "user", "content": "x" * 70000}]}
     reply = service.client.post("/v1/chat/completions", json=big)
     assert reply.status_code == 413

@@ -32,7 +32,7 @@ def test_105_prompts_over_four_workers_on_two_nodes(start):
 
 def test_load(start):
     service = start(nodes=2, workers=4, slots=4, model="fake:tokens=10,delay_ms=2")
-    report = run_json("load", "--url", service.url, "--json")
+    report = run_json("load", "--url", service.url, "--min-tokens", "1", "--json")
     assert report["sent"] == report["answered"] == 105
     assert report["failed"] == report["duplicates"] == 0
     assert report["seconds"] > 0 and report["tokens_per_second"] > 0
@@ -50,7 +50,8 @@ def test_load(start):
 def test_load_of_ones_own_prompts(fake, tmp_path):
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("one tokens=2\ntwo tokens=3\n")
-    report = run_json("load", "--url", fake.url, "--prompts", prompts, "--repeat", "3", "--json")
+    report = run_json("load", "--url", fake.url, "--prompts", prompts, "--repeat", "3",
+                      "--min-tokens", "1", "--json")
     assert report["sent"] == report["answered"] == 6
     assert sum(w["tokens"] for w in report["workers"]) == 15
 

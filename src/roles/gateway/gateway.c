@@ -18,18 +18,6 @@
 #define TICK_MS        500
 #define LEAVE_BLIND_MS 5000
 
-static void publish_presence(struct gateway *gateway)
-{
-    struct buf text;
-    char subject[SUBJECT_MAX];
-    buf_init(&text, 8192);
-    presence_subject(&gateway->presence, subject, sizeof subject);
-    if (presence_encode(&gateway->presence, &text) != ERR_OK ||
-        bus_publish(gateway->bus, subject, NULL, 0, text.data, text.len) != ERR_OK)
-        log_debug("presence.unsent why=\"%s\"", err_text());
-    buf_done(&text);
-}
-
 static void leave_when_done(struct gateway *gateway)
 {
     bool blind = gateway->away_since_ns != 0 &&
@@ -43,15 +31,11 @@ static void leave_when_done(struct gateway *gateway)
 static void on_tick(void *arg)
 {
     struct gateway *gateway = arg;
-    static unsigned ticks;
     int expected = gateway->settings->expect_workers;
     if (registry_ready_workers(gateway->registry) >= (unsigned)(expected > 0 ? expected : 1))
         gateway->was_complete = true;
-    if (ticks++ % (PRESENCE_INTERVAL_MS / TICK_MS) == 0) {
-        publish_presence(gateway);
-        if (bus_connected(gateway->bus))
-            registry_sweep(gateway->registry);
-    }
+    if (bus_connected(gateway->bus))
+        registry_sweep(gateway->registry);
     sessions_tick(gateway);
     leave_when_done(gateway);
 }
@@ -74,7 +58,7 @@ static void on_bus_state(void *arg, bool connected)
     if (!connected)
         return;
     registry_reconnected(gateway->registry);
-    publish_presence(gateway);
+    teller_tell(gateway->teller);
     sessions_reconnected(gateway);
 }
 
@@ -156,6 +140,10 @@ static enum err start(struct gateway *gateway)
         err = open_bus(gateway);
     if (err == ERR_OK)
         err = listen_http(gateway);
+    /* Last: what it says includes where we listen. */
+    if (err == ERR_OK)
+        err = teller_new(&gateway->teller, gateway->bus, gateway->loop, &gateway->presence, NULL,
+                         NULL);
     return err;
 }
 
@@ -173,8 +161,6 @@ int role_gateway(const struct settings *settings, int argc, char **argv)
         log_info("gateway.listening url=%s", gateway.presence.url);
         loop_timer_start(gateway.tick, 0, TICK_MS);
         loop_run(gateway.loop);
-        gateway.presence.leaving = true;
-        publish_presence(&gateway);
         log_info("gateway.left");
     } else {
         log_error("gateway.not_started why=\"%s\"", err_text());
@@ -183,6 +169,7 @@ int role_gateway(const struct settings *settings, int argc, char **argv)
     http_server_free(gateway.http);
     endings_free(gateway.endings);
     registry_free(gateway.registry);
+    teller_free(gateway.teller);
     bus_close(gateway.bus);
     sessions_free(&gateway);
     figures_free(gateway.figures);

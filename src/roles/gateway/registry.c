@@ -13,7 +13,7 @@
 struct process {
     char key[SUBJECT_MAX]; /* its presence subject */
     struct presence presence;
-    int64_t seen_ns;
+    int64_t first_ns, seen_ns;
     UT_hash_handle hh;
 };
 
@@ -52,6 +52,7 @@ static void on_presence(void *arg, const struct bus_message *message)
         if (process == NULL)
             return;
         memcpy(process->key, key, sizeof key);
+        process->first_ns = clock_mono_ns();
         HASH_ADD_STR(registry->processes, key, process);
     }
     process->presence = presence;
@@ -115,13 +116,34 @@ static bool is_ready_worker(const struct process *process)
     return has_role(process, "infer") && strcmp(process->presence.state, "ready") == 0;
 }
 
+static bool is_known(const struct registry *registry, const char *role, const char *node)
+{
+    const struct process *process, *next;
+    HASH_ITER(hh, registry->processes, process, next)
+    {
+        if (has_role(process, role) && strcmp(process->presence.node, node) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* Has its node been heard too?  So whoever saw us ready finds every node in the status.  A worker
+ * that runs without a node is not held up for long. */
+static bool is_introduced(const struct registry *registry, const struct process *worker)
+{
+    int64_t known_ns = clock_mono_ns() - worker->first_ns;
+    return known_ns > 2 * PRESENCE_INTERVAL_MS * NS_PER_MS ||
+           (is_known(registry, "node", worker->presence.node) &&
+            is_known(registry, "telemetry", worker->presence.node));
+}
+
 unsigned registry_ready_workers(const struct registry *registry)
 {
     unsigned count = 0;
     const struct process *process, *next;
     HASH_ITER(hh, registry->processes, process, next)
     {
-        count += is_ready_worker(process);
+        count += is_ready_worker(process) && is_introduced(registry, process);
     }
     return count;
 }

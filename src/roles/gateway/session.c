@@ -42,11 +42,12 @@ struct session {
     enum session_state state;
     unsigned pending; /* bus operations that name this session */
     unsigned offers;
-    bool offer_lost; /* an offer may have arrived unheard */
-    bool begun;      /* response headers are out */
-    bool role_sent;  /* the first chunk is out */
-    bool filling;    /* a read of the stream is under way */
-    bool asking;     /* a read of the record is under way */
+    bool offer_lost;  /* an offer may have arrived unheard */
+    bool heard_early; /* a worker was faster than the broker's acknowledgement */
+    bool begun;       /* response headers are out */
+    bool role_sent;   /* the first chunk is out */
+    bool filling;     /* a read of the stream is under way */
+    bool asking;      /* a read of the record is under way */
     bool cancelling;
     struct piece_reader reader;
     size_t delivered;       /* bytes of reply text handed to HTTP */

@@ -74,7 +74,7 @@ static int setup(void **state)
     assert_int_equal(loop_new(&f->loop), ERR_OK);
     assert_int_equal(loop_timer_new(&f->deadline, f->loop, expire, f), ERR_OK);
     loop_timer_start(f->deadline, DEADLINE_MS, 0);
-    snprintf(f->folder, sizeof f->folder, "/tmp/wyvern-child-XXXXXX");
+    snprintf(f->folder, sizeof f->folder, P_tmpdir "/wyvern-child-XXXXXX");
     assert_non_null(mkdtemp(f->folder));
     *state = f;
     return 0;

@@ -100,7 +100,8 @@ static void reports_lines_then_exit(void **state)
 {
     struct fixture *f = *state;
     spawn_shell(f, (struct proc_spec){.report = true},
-                "[ $WYVERN_REPORT_FD = 3 ] && echo '+$JS.ACK.1' >&3; echo ready >&3; printf 'cut off' >&3; exit 74");
+                "[ $WYVERN_REPORT_FD = 3 ] && echo '+$JS.ACK.1' >&3; echo ready >&3; printf 'cut "
+                "off' >&3; exit 74");
     run(f);
     assert_int_equal(f->line_count, 2); /* a line without its end is none */
     assert_string_equal(f->lines[0], "+$JS.ACK.1");
@@ -169,7 +170,7 @@ static void a_missing_program_is_an_error_at_once(void **state)
 static void environment_log_and_descriptors(void **state)
 {
     struct fixture *f = *state;
-    char log[] = "/tmp/wyvern-proc-XXXXXX";
+    char log[] = P_tmpdir "/wyvern-proc-XXXXXX";
     int fd = mkstemp(log);
     assert_true(fd >= 0);
     int leak = open("/dev/null", O_RDONLY); /* not close-on-exec: must not reach the child */

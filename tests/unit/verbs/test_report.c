@@ -193,6 +193,17 @@ static void drawings_fit_and_hold_no_escapes_without_colour(void **state)
     report_free(report);
 }
 
+static void labels_name_the_node_once(void **state)
+{
+    char label[REPORT_LABEL_SIZE];
+    report_label(label, "node1", "infer-0");
+    assert_string_equal(label, "node1/infer-0");
+    report_label(label, "node1", "infer-node1-0");
+    assert_string_equal(label, "infer-node1-0");
+    report_label(label, "", "infer-0");
+    assert_string_equal(label, "infer-0");
+}
+
 static void a_report_of_nothing_is_drawn(void **state)
 {
     struct outcome none = {0};
@@ -246,6 +257,7 @@ int main(void)
         cmocka_unit_test(outcomes_are_summed_by_worker),
         cmocka_unit_test(json_has_the_keys_that_scripts_rely_on),
         cmocka_unit_test(drawings_fit_and_hold_no_escapes_without_colour),
+        cmocka_unit_test(labels_name_the_node_once),
         cmocka_unit_test(a_report_of_nothing_is_drawn),
         cmocka_unit_test(bars_and_cells_have_their_width),
     };
