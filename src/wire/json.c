@@ -240,25 +240,44 @@ static enum err append_escape(struct buf *out, unsigned char c)
     return buf_append(out, (char[]){'\\', 'u', '0', '0', digits[c >> 4], digits[c & 15]}, 6);
 }
 
+/* Bytes from the start of text that stand for themselves. */
+static size_t plain_len(const char *text, size_t len)
+{
+    size_t at = 0;
+
+    while (at < len) {
+        unsigned char c = (unsigned char)text[at];
+        size_t step =
+            c < 0x80 ? c >= 0x20 && c != '"' && c != '\\' : utf8_char_len(text + at, len - at);
+        if (step == 0)
+            break;
+        at += step;
+    }
+    return at;
+}
+
 enum err json_append_string(struct buf *out, const char *text, size_t len)
 {
-    size_t start = out->len, plain = 0, at = 0;
-    enum err err = buf_append(out, "\"", 1);
+    size_t start = out->len, at = plain_len(text, len);
+    char whole[128];
+    enum err err;
 
-    while (err == ERR_OK && at < len) {
-        unsigned char c = (unsigned char)text[at];
-        size_t step = c < 0x80 ? 1 : utf8_char_len(text + at, len - at);
-        if (step > 1 || (c >= 0x20 && c < 0x80 && c != '"' && c != '\\')) {
-            at += step;
-            continue;
-        }
-        err = buf_append(out, text + plain, at - plain);
-        if (err == ERR_OK)
-            err = append_escape(out, c);
-        plain = ++at;
+    if (at == len && len + 2 <= sizeof whole) { /* most pieces of a reply: one append */
+        whole[0] = whole[len + 1] = '"';
+        memcpy(whole + 1, text, len);
+        return buf_append(out, whole, len + 2);
     }
+    err = buf_append(out, "\"", 1);
     if (err == ERR_OK)
-        err = buf_append(out, text + plain, at - plain);
+        err = buf_append(out, text, at);
+    while (err == ERR_OK && at < len) {
+        size_t plain;
+        err = append_escape(out, (unsigned char)text[at++]);
+        plain = plain_len(text + at, len - at);
+        if (err == ERR_OK)
+            err = buf_append(out, text + at, plain);
+        at += plain;
+    }
     if (err == ERR_OK)
         err = buf_append(out, "\"", 1);
     if (err != ERR_OK && out->data != NULL) {
@@ -288,23 +307,34 @@ static void put(struct json_out *out, const char *data, size_t len)
         out->err = buf_append(out->buf, data, len);
 }
 
-/* The comma before a value, and its key.  Keys are our own: plain ASCII. */
-static void put_key(struct json_out *out, const char *key)
+/* The comma before a value, its key, and the beginning of the value (or all of it), in one append:
+ * this is on the way of every token.  Keys are our own: plain ASCII. */
+static void put_raw_len(struct json_out *out, const char *key, const char *text, size_t len)
 {
+    char line[128];
+    size_t at = 0, key_len = key != NULL ? strlen(key) : 0;
+
+    if (key_len + len + 4 > sizeof line) {
+        out->err = err_set(ERR_INTERNAL, "a JSON key of %zu bytes", key_len);
+        return;
+    }
     if (out->comma)
-        put(out, ",", 1);
+        line[at++] = ',';
     out->comma = true;
     if (key != NULL) {
-        put(out, "\"", 1);
-        put(out, key, strlen(key));
-        put(out, "\":", 2);
+        line[at++] = '"';
+        memcpy(line + at, key, key_len);
+        at += key_len;
+        line[at++] = '"';
+        line[at++] = ':';
     }
+    memcpy(line + at, text, len);
+    put(out, line, at + len);
 }
 
 static void put_raw(struct json_out *out, const char *key, const char *text)
 {
-    put_key(out, key);
-    put(out, text, strlen(text));
+    put_raw_len(out, key, text, strlen(text));
 }
 
 void json_out_object(struct json_out *out, const char *key)
@@ -333,7 +363,7 @@ void json_out_array_end(struct json_out *out)
 
 void json_out_text_len(struct json_out *out, const char *key, const char *text, size_t len)
 {
-    put_key(out, key);
+    put_raw_len(out, key, "", 0);
     if (out->err == ERR_OK)
         out->err = json_append_string(out->buf, text, len);
 }
@@ -353,8 +383,7 @@ void json_out_uint(struct json_out *out, const char *key, uint64_t value)
     do
         *--at = (char)('0' + value % 10);
     while ((value /= 10) != 0);
-    put_key(out, key);
-    put(out, at, (size_t)(end - at));
+    put_raw_len(out, key, at, (size_t)(end - at));
 }
 
 void json_out_int(struct json_out *out, const char *key, int64_t value)

@@ -1,4 +1,4 @@
-#include "roles/infer_kept.h"
+#include "roles/infer/kept.h"
 
 #include <assert.h>
 #include <stdlib.h>

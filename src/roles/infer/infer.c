@@ -4,7 +4,7 @@
  * It asks the broker for as many prompts as it has free slots, never more, and asks again the
  * moment a slot is free.  Asked to leave, it asks for nothing and finishes what it holds.
  */
-#include "roles/infer.h"
+#include "roles/infer/infer.h"
 
 #include <signal.h>
 #include <stdio.h>

@@ -1,4 +1,4 @@
-#include "roles/infer_model.h"
+#include "roles/infer/model.h"
 
 #include <pthread.h>
 #include <stdio.h>

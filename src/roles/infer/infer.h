@@ -1,12 +1,12 @@
 /*
  * infer.h - private to the inference worker: what its files share.
  *
- * infer.c pulls prompts and keeps the process's affairs; infer_job.c takes one prompt from delivery
- * to its end; infer_model.c is the thread that owns the model.  Everything here is on the loop's
- * thread.
+ * infer.c pulls prompts and keeps the process's affairs; job.c and its neighbours take
+ * one prompt from delivery to its end; model.c is the thread that owns the model.  Everything here
+ * is on the loop's thread.
  */
-#ifndef WYVERN_ROLES_INFER_H
-#define WYVERN_ROLES_INFER_H
+#ifndef WYVERN_ROLES_INFER_INFER_H
+#define WYVERN_ROLES_INFER_INFER_H
 
 #include <uthash.h>
 
@@ -16,7 +16,7 @@
 #include "bus/teller.h"
 #include "bus/tokens.h"
 #include "config/options.h"
-#include "roles/infer_model.h"
+#include "roles/infer/model.h"
 #include "wire/presence.h"
 #include "wire/prompt.h"
 
@@ -58,7 +58,7 @@ void infer_kick(struct infer *infer);
 /* Is the gateway that owns a prompt gone?  The first question about one starts its clock. */
 bool infer_owner_gone(struct infer *infer, const char *gateway);
 
-/* infer_job.c */
+/* job.c */
 void job_begin(struct infer *infer, const struct prompt_delivery *delivery);
 void job_event(struct infer *infer, uint64_t run, const struct engine_event *event);
 /* A tombstone was heard for a prompt we may hold. */

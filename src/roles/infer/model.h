@@ -1,5 +1,5 @@
 /*
- * infer_model.h - the thread that owns the model.
+ * model.h - the thread that owns the model.
  *
  * It alone calls the engine.  The loop's thread tells it what to start and to cancel, and hears
  * what each decode step brought; both ways are bounded queues.  Sequences are named by job numbers,

@@ -1,5 +1,5 @@
 /*
- * infer_kept.h - the pieces of one reply, kept until its record exists, so that what a broker's
+ * kept.h - the pieces of one reply, kept until its record exists, so that what a broker's
  * restart lost can be sent again and the ending can carry the whole text.
  */
 #ifndef WYVERN_ROLES_INFER_KEPT_H

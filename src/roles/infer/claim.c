@@ -1,0 +1,217 @@
+/*
+ * Claiming, and finding out where things stand.
+ */
+#include "roles/infer/job.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "bus/replies.h"
+
+/* ---- claiming, and finding out where things stand ---- */
+
+static bool is_ours(const struct job *job, const struct claim *claim)
+{
+    return strcmp(claim->nonce, job->claim.nonce) == 0 ||
+           (job->claim.previous[0] != '\0' && strcmp(claim->nonce, job->claim.previous) == 0);
+}
+
+static void on_stored_piece(void *arg, const struct pieces *pieces)
+{
+    struct job *job = arg;
+    job->found_done |= pieces->done;
+    for (size_t i = 0; i < pieces->count && job->state != JOB_GONE; i++) {
+        job->found++;
+        job->found_text += pieces->items[i].text_len;
+        if (!job->started && kept_add(&job->kept, &pieces->items[i]) != ERR_OK)
+            job_fail(job, ERR_LIMIT, "reply_too_long", 500, "the reply grew beyond its bound");
+    }
+}
+
+/* A predecessor stored the whole reply and died before its ending was put. */
+static void job_adopt_whole(struct job *job)
+{
+    int max = job->prompt.params.max_tokens;
+    job->ended = true;
+    job->reply_tokens = (unsigned)job->kept.token_count;
+    job->finish = max >= 0 && job->kept.token_count >= (size_t)max ? ENGINE_FINISH_LENGTH
+                                                                   : ENGINE_FINISH_STOP;
+}
+
+static void on_stored_read(void *arg, enum err err, const struct claim *latest, uint64_t sequence)
+{
+    struct job *job = arg;
+    (void)latest;
+    (void)sequence;
+    if (!job_back(job) || job->state != JOB_LOADING)
+        return;
+    if (err != ERR_OK) {
+        job_broken(job);
+        return;
+    }
+    job->stored = job->found;
+    if (job->started || job->ended) {
+        /* Ours: all that is stored came from what we keep. */
+        bool fits =
+            job->found <= job->kept.count &&
+            (job->found == 0 || job->kept.marks[job->found - 1].text_end == job->found_text);
+        if (!fits) {
+            log_error("job.store_differs prompt=%s stored=%zu kept=%zu", job->id, job->found,
+                      job->kept.count);
+            job_drop(job);
+            return;
+        }
+        job->state = JOB_RUNNING;
+        job_flush(job);
+        return;
+    }
+    if (job->kept.count > 0)
+        log_info("job.takeover prompt=%s pieces=%zu attempt=%u deaths=%u", job->id, job->kept.count,
+                 job->claim.attempt, job->claim.deaths);
+    if (job->found_done)
+        job_adopt_whole(job);
+    job_go(job);
+}
+
+static void job_read_stored(struct job *job)
+{
+    job->found = job->found_text = 0;
+    job->found_done = false;
+    if (!job->started)
+        kept_clear(&job->kept);
+    enum err err = tokens_read(job->infer->bus, job->prompt.gateway, job->id, on_stored_piece,
+                               on_stored_read, job);
+    if (err == ERR_OK)
+        job->pending++;
+    else
+        job_broken(job);
+}
+
+static void on_record(void *arg, enum err err, uint64_t sequence, const struct reply *record)
+{
+    struct job *job = arg;
+    (void)sequence;
+    (void)record;
+    if (!job_back(job) || job->state != JOB_LOADING)
+        return;
+    if (err == ERR_OK) {
+        job_stop_model(job);
+        job_acknowledge(job); /* it ended; only its place in the queue was left */
+    } else if (err == ERR_NOT_FOUND) {
+        job_read_stored(job);
+    } else {
+        job_broken(job);
+    }
+}
+
+static void on_claimed(void *arg, enum err err, uint64_t sequence)
+{
+    struct job *job = arg;
+    if (!job_back(job) || job->state != JOB_CLAIMING)
+        return;
+    if (err == ERR_OK) {
+        job->fence = sequence;
+        job->held = true;
+        if (job->fast) {
+            job->fast = false;
+            job->state = JOB_RUNNING;
+            job_flush(job);
+            return;
+        }
+        job->state = JOB_LOADING;
+        if (replies_get(job->infer->bus, job->prompt.gateway, job->id, on_record, job) == ERR_OK)
+            job->pending++;
+        else
+            job_broken(job);
+    } else if (err == ERR_EXISTS) {
+        job->fast = false;
+        if (job->in_model && !job->held) {
+            job->restart = true;
+            job_stop_model(job);
+        } else if (job->started && !job->held) {
+            job_begin_again(job);
+        } else {
+            job_sync(job);
+        }
+    } else {
+        job->fast = false;
+        job_broken(job);
+    }
+}
+
+void job_claim(struct job *job, uint64_t expected)
+{
+    const struct presence *self = &job->infer->presence;
+    struct claim *claim = &job->claim;
+    /* Known to be a continuation of ours only if pieces of ours may have been stored. */
+    if (job->held)
+        memcpy(claim->previous, claim->nonce, sizeof claim->previous);
+    else
+        claim->previous[0] = '\0';
+    id_random(claim->nonce, TAG_LEN);
+    snprintf(claim->worker, sizeof claim->worker, "%s", self->name);
+    snprintf(claim->node, sizeof claim->node, "%s", self->node);
+    snprintf(claim->device, sizeof claim->device, "%s", self->device);
+    if (claim->started_at <= 0)
+        claim->started_at = clock_wall();
+    job->state = JOB_CLAIMING;
+    enum err err = tokens_claim(job->infer->bus, job->prompt.gateway, job->id, claim, expected,
+                                on_claimed, job);
+    if (err == ERR_OK)
+        job->pending++;
+    else
+        job_broken(job);
+}
+
+static void take_over(struct job *job, const struct claim *before, uint64_t sequence)
+{
+    job->claim.deaths = before->deaths + (before->kind == CLAIM_HELD);
+    job->claim.attempt = before->attempt + 1;
+    job->claim.started_at = before->started_at;
+    job_claim(job, sequence);
+}
+
+static void on_last_claim(void *arg, enum err err, uint64_t sequence, const struct claim *claim)
+{
+    struct job *job = arg;
+    if (!job_back(job) || job->state != JOB_CLAIMING)
+        return;
+    if (err == ERR_NOT_FOUND) {
+        job_claim(job, 0);
+    } else if (err != ERR_OK) {
+        job_broken(job);
+    } else if (claim->kind == CLAIM_TOMBSTONE) {
+        job_cancelled(job, claim->reason, false);
+    } else if (is_ours(job, claim)) {
+        /* The one that readers know, whichever of ours it is. */
+        memcpy(job->claim.nonce, claim->nonce, sizeof job->claim.nonce);
+        job_claim(job, sequence);
+    } else if (job->held) {
+        log_warn("job.lost prompt=%s to=%s", job->id, claim->worker);
+        job_drop(job);
+    } else {
+        take_over(job, claim, sequence);
+    }
+}
+
+void job_sync(struct job *job)
+{
+    job->state = JOB_CLAIMING;
+    enum err err =
+        tokens_last_claim(job->infer->bus, job->prompt.gateway, job->id, on_last_claim, job);
+    if (err == ERR_OK)
+        job->pending++;
+    else
+        job_broken(job);
+}
+
+void job_begin_again(struct job *job)
+{
+    kept_clear(&job->kept);
+    job->restart = job->started = job->ended = false;
+    job->error = ERR_OK;
+    job_sync(job);
+}

@@ -1,0 +1,148 @@
+/*
+ * How a job ends: with a whole reply, with an error, or cancelled.
+ */
+#include "roles/infer/job.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "wire/reply.h"
+
+/* ---- ending ---- */
+
+static void on_acked(void *arg, enum err err, uint64_t sequence)
+{
+    struct job *job = arg;
+    (void)sequence;
+    if (!job_back(job))
+        return;
+    /* Unacknowledged, it comes to somebody again, who finds the record and acknowledges. */
+    if (err != ERR_OK)
+        log_info("job.unacknowledged prompt=%s why=\"%s\"", job->id, err_text());
+    job_drop(job);
+}
+
+void job_acknowledge(struct job *job)
+{
+    job->state = JOB_ACKING;
+    if (prompts_ack(job->infer->bus, job->ack, on_acked, job) == ERR_OK)
+        job->pending++;
+    else
+        job_drop(job);
+}
+
+static void count_latency(struct presence *presence, double seconds)
+{
+    size_t bucket = 0;
+    while (bucket < LATENCY_BUCKET_COUNT && seconds > presence_latency_bounds[bucket])
+        bucket++;
+    presence->latency_counts[bucket]++;
+    presence->latency_sum += seconds;
+}
+
+static void on_recorded(void *arg, enum err err, uint64_t sequence)
+{
+    struct job *job = arg;
+    struct presence *presence = &job->infer->presence;
+    (void)sequence;
+    if (!job_back(job))
+        return;
+    if (err == ERR_OK) {
+        presence->prompts_total++;
+        presence->prompt_tokens_total += job->prompt_tokens;
+        presence->reply_tokens_total += job->reply_tokens;
+        presence->failed_total += job->error != ERR_OK;
+        count_latency(presence, clock_wall() - job->accepted_at);
+    }
+    job_acknowledge(job);
+}
+
+void job_finish(struct job *job)
+{
+    const struct infer *infer = job->infer;
+    const char *finish = engine_finish_name(job->finish);
+    const struct reply ending = {
+        .id = job->id,
+        .gateway = job->prompt.gateway,
+        .prompter = job->prompt.prompter,
+        .model = job->prompt.model,
+        .response_id = "",
+        .status = job->error == ERR_OK ? REPLY_COMPLETED : REPLY_FAILED,
+        .finish_reason = finish != NULL && job->error == ERR_OK ? finish : "",
+        .text = buf_text(&job->kept.text),
+        .pieces = job->kept.count,
+        .error_code = job->error != ERR_OK ? job->error_code : "",
+        .error_text = job->error_text,
+        .error_status = job->error != ERR_OK ? job->error_status : 0,
+        .prompt_tokens = job->prompt_tokens,
+        .reply_tokens = job->reply_tokens,
+        .cached_tokens = job->cached_tokens,
+        .worker = infer->presence.name,
+        .node = infer->presence.node,
+        .device = infer->presence.device,
+        .responder = "",
+        .attempt = job->claim.attempt,
+        .accepted_at = job->accepted_at,
+        .started_at = job->claim.started_at,
+        .finished_at = clock_wall(),
+        .prompt_ms = job->timings.prompt_ms,
+        .decode_ms = job->timings.decode_ms,
+        .detached = job->prompt.detached,
+    };
+    job->state = JOB_ENDING;
+    log_info("job.done prompt=%s status=%s tokens=%u attempt=%u", job->id,
+             reply_status_name(ending.status), job->reply_tokens, job->claim.attempt);
+    if (endings_put(infer->endings, &ending, on_recorded, job) == ERR_OK)
+        job->pending++;
+    else
+        job_drop(job);
+    infer_kick(job->infer);
+}
+
+static void on_cancelled(void *arg, enum err err, uint64_t sequence)
+{
+    struct job *job = arg;
+    (void)sequence;
+    if (!job_back(job))
+        return;
+    if (err == ERR_OK)
+        job_acknowledge(job);
+    else
+        job_broken(job); /* the tombstone stands: the next look finds it */
+}
+
+void job_cancelled(struct job *job, const char *reason, bool tombstone)
+{
+    const struct cancel_spec spec = {
+        .id = job->id,
+        .gateway = job->prompt.gateway,
+        .prompter = job->prompt.prompter,
+        .model = job->prompt.model,
+        .reason = reason,
+        .tombstone = tombstone,
+        .fenced = true, /* a worker that has lost its claim meanwhile must not end another's work */
+        .fence = job->fence,
+        .keep_in_queue = true,
+        .detached = job->prompt.detached,
+        .accepted_at = job->accepted_at,
+    };
+    log_info("job.cancelled prompt=%s reason=%s", job->id, reason);
+    job_stop_model(job);
+    job->state = JOB_CANCELLING;
+    enum err err = endings_cancel(job->infer->endings, &spec, on_cancelled, job);
+    if (err == ERR_OK)
+        job->pending++;
+    else
+        job_broken(job);
+}
+
+void job_tombstone(struct infer *infer, const char *id, const struct claim *claim)
+{
+    struct job *job;
+    HASH_FIND(by_id, infer->jobs_by_id, id, strlen(id), job);
+    if (job != NULL && job->state <= JOB_BROKEN)
+        job_cancelled(job, claim->reason, false);
+}

@@ -1,0 +1,214 @@
+#include "roles/infer/job.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/proc.h"
+#include "bus/replies.h"
+
+/* ---- coming and going ---- */
+
+void job_try_free(struct job *job)
+{
+    struct infer *infer = job->infer;
+    if (job->state != JOB_GONE || job->pending > 0 || job->in_model)
+        return;
+    HASH_DELETE(by_id, infer->jobs_by_id, job);
+    kept_done(&job->kept);
+    prompt_done(&job->prompt);
+    free(job->raw);
+    free(job);
+    infer_kick(infer);
+}
+
+void job_drop(struct job *job)
+{
+    if (job->state != JOB_GONE)
+        proc_report("-%s", job->ack);
+    job->state = JOB_GONE;
+    job_stop_model(job);
+    job_try_free(job);
+}
+
+bool job_back(struct job *job)
+{
+    job->pending--;
+    if (job->state != JOB_GONE)
+        return true;
+    job_try_free(job);
+    return false;
+}
+
+void job_broken(struct job *job)
+{
+    log_debug("job.broken prompt=%s why=\"%s\"", job->id, err_text());
+    job->state = JOB_BROKEN;
+}
+
+static bool job_occupies(const struct job *job)
+{
+    if (job->in_model)
+        return true;
+    return job->state <= JOB_BROKEN && !job->ended;
+}
+
+static struct job *job_new(struct infer *infer, const struct prompt_delivery *delivery)
+{
+    struct job *job = calloc(1, sizeof *job);
+    if (job == NULL)
+        return NULL;
+    job->raw = malloc(delivery->len + 1);
+    if (job->raw == NULL || prompt_decode(&job->prompt, delivery->data, delivery->len) != ERR_OK) {
+        free(job->raw);
+        free(job);
+        return NULL;
+    }
+    memcpy(job->raw, delivery->data, delivery->len);
+    job->raw_len = delivery->len;
+    job->infer = infer;
+    job->accepted_at = delivery->accepted_at;
+    job->claim.attempt = 1;
+    snprintf(job->id, sizeof job->id, "%s", job->prompt.id);
+    snprintf(job->ack, sizeof job->ack, "%s", delivery->ack);
+    kept_init(&job->kept, REPLY_BYTES_MAX / 2);
+    return job;
+}
+
+static void on_rejected(void *arg, enum err err, uint64_t sequence)
+{
+    (void)arg;
+    (void)err;
+    (void)sequence;
+}
+
+void job_begin(struct infer *infer, const struct prompt_delivery *delivery)
+{
+    struct job *job = job_new(infer, delivery), *other;
+    if (job == NULL) {
+        /* Only a prompt of another version, or of no gateway of ours, can't be read. */
+        log_error("job.unreadable why=\"%s\"", err_text());
+        if (prompts_ack(infer->bus, delivery->ack, on_rejected, NULL) != ERR_OK)
+            log_warn("job.unreadable_kept why=\"%s\"", err_text());
+        return;
+    }
+    HASH_FIND(by_id, infer->jobs_by_id, job->id, strlen(job->id), other);
+    if (other != NULL) {
+        /* The broker did not hear our heartbeats and gave it out again: to us.  What went before
+         * goes on, under the new delivery. */
+        proc_report("-%s", other->ack);
+        snprintf(other->ack, sizeof other->ack, "%s", delivery->ack);
+        proc_report("+%s", other->ack);
+        kept_done(&job->kept);
+        prompt_done(&job->prompt);
+        free(job->raw);
+        free(job);
+        return;
+    }
+    HASH_ADD(by_id, infer->jobs_by_id, id, strlen(job->id), job);
+    proc_report("+%s", job->ack);
+    infer_owner_gone(infer, job->prompt.gateway); /* from now on its silence counts */
+    if (delivery->delivered == 1) {
+        job->fast = true;
+        job_claim(job, 0);
+        if (job->state == JOB_CLAIMING)
+            job_start_model(job);
+    } else {
+        job_sync(job);
+    }
+}
+
+/* ---- all of them ---- */
+
+void jobs_flush(struct infer *infer)
+{
+    struct job *job, *next;
+    HASH_ITER(by_id, infer->jobs_by_id, job, next)
+    {
+        job_flush(job);
+    }
+}
+
+void jobs_heartbeat(struct infer *infer)
+{
+    struct job *job, *next;
+    HASH_ITER(by_id, infer->jobs_by_id, job, next)
+    {
+        if (job->state != JOB_GONE)
+            prompts_working(infer->bus, job->ack);
+    }
+}
+
+void jobs_tick(struct infer *infer)
+{
+    struct job *job, *next;
+    double now = clock_wall();
+    HASH_ITER(by_id, infer->jobs_by_id, job, next)
+    {
+        if (job->state == JOB_BROKEN && bus_connected(infer->bus) && job->pending == 0 &&
+            !job->cancelling)
+            job_sync(job);
+        else if (job->state == JOB_ALONE && job_may_start(job))
+            job_go(job);
+        else if ((job->state == JOB_RUNNING || job->state == JOB_ALONE) &&
+                 bus_connected(infer->bus) && !job->prompt.detached &&
+                 infer_owner_gone(infer, job->prompt.gateway))
+            job_cancelled(job, "owner_gone", true);
+        else if (job->state == JOB_RUNNING && !job->ended &&
+                 now - job->claim.started_at > infer->settings->max_reply_s) {
+            job_fail(job, ERR_TIMEOUT, "reply_timeout", 504, "the reply took longer than allowed");
+            job_stop_model(job);
+            job_flush(job);
+        }
+    }
+}
+
+void jobs_reconnected(struct infer *infer)
+{
+    /* What was not synced may be gone: nothing is appended before we have looked. */
+    struct job *job, *next;
+    HASH_ITER(by_id, infer->jobs_by_id, job, next)
+    {
+        if (job->state == JOB_RUNNING && job->pending == 0)
+            job_sync(job);
+    }
+}
+
+unsigned jobs_occupying(const struct infer *infer)
+{
+    const struct job *job, *next;
+    unsigned count = 0;
+    HASH_ITER(by_id, infer->jobs_by_id, job, next)
+    {
+        count += job_occupies(job);
+    }
+    return count;
+}
+
+bool jobs_suspect_here(const struct infer *infer)
+{
+    const struct job *job, *next;
+    HASH_ITER(by_id, infer->jobs_by_id, job, next)
+    {
+        if (job->claim.deaths >= DEATHS_ALONE && job_occupies(job))
+            return true;
+    }
+    return false;
+}
+
+void jobs_free(struct infer *infer)
+{
+    struct job *job, *next;
+    HASH_ITER(by_id, infer->jobs_by_id, job, next)
+    {
+        if (job->in_model)
+            HASH_DELETE(by_run, infer->jobs_by_run, job);
+        HASH_DELETE(by_id, infer->jobs_by_id, job);
+        kept_done(&job->kept);
+        prompt_done(&job->prompt);
+        free(job->raw);
+        free(job);
+    }
+}
