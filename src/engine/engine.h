@@ -23,12 +23,13 @@
 struct engine;
 
 struct engine_config {
-    const char *model;         /* a GGUF file, or fake:… */
-    const char *device;        /* "cpu:0", "gpu:UUID"; what the node's device list gave */
+    const char *model;  /* a GGUF file, or fake:… */
+    const char *device; /* "cpu:0", "gpu:UUID"; what the node's device list gave; NULL: cpu */
     const char *chat_template; /* a name that the model runtime knows, or NULL: the model's own */
     unsigned slots;            /* sequences at once, 1 … ENGINE_MAX_SLOTS */
     unsigned context;          /* positions per slot; 0: the model's own, at most ENGINE_AUTO_CTX */
-    unsigned threads;          /* CPU threads; 0: one per allowed CPU */
+    unsigned threads;          /* CPU threads; 0: one per allowed CPU.  Engines that share CPUs must
+                                  share them out: more threads than CPUs is a hundred times slower */
 };
 
 #define ENGINE_MAX_SLOTS 256
@@ -44,13 +45,17 @@ struct engine_info {
     uint64_t compute_bytes; /* scratch of the runtime */
 };
 
-/* Loads the model.  ERR_NOT_FOUND, ERR_INVALID (broken file), ERR_UNSUPPORTED (architecture or
- * chat template), ERR_NOMEM; err_text() says which and the mend. */
+/* Loads the model.  ERR_NOT_FOUND, ERR_INVALID (broken file), ERR_UNSUPPORTED (architecture, chat
+ * template or device), ERR_USAGE (a number out of range), ERR_NOMEM; err_text() says which and the
+ * mend. */
 MUST_USE enum err engine_open(struct engine **out, const struct engine_config *config);
 void engine_close(struct engine *engine);
 const struct engine_info *engine_info(const struct engine *engine);
 
-/* What a person may ask of one reply.  -1 / NAN mean: not given, the model's default. */
+/* What a person may ask of one reply.  -1 / NAN mean: not given, the model's default: what its file
+ * says under general.sampling.*, else temperature 0.8, top_p 0.95, top_k 40.  Applied in the order
+ * temperature, top-k, top-p.  The draw depends on the seed and the position in the reply alone, so
+ * that a successor given the same seed draws what the first would have drawn. */
 struct engine_params {
     int min_tokens;          /* new tokens before the end is allowed; ≥ 0 */
     int max_tokens;          /* new tokens; -1: as many as the context holds */
@@ -111,7 +116,9 @@ struct engine_event {
 
 /* Takes a slot.  Everything in request but user is copied.  ERR_FULL: no free slot.
  * ERR_LIMIT: the prompt does not fit the context ("context_length_exceeded" to a person).
- * ERR_INVALID: invalid UTF-8, role the template cannot say, no messages. */
+ * ERR_INVALID: invalid UTF-8, a role other than system, user, assistant, no messages, a parameter
+ * out of range, tokens to resume that do not make up resume_text.  A reply resumed at its end (all
+ * max_tokens are there) takes its slot and ends in the next step. */
 MUST_USE enum err engine_start(struct engine *engine, const struct engine_request *request);
 
 /* Frees the slot of the sequence with this user pointer at once; no event follows.  Unknown: no-op.
@@ -135,7 +142,9 @@ MUST_USE enum err engine_tokenize(struct engine *engine, const struct engine_req
 /* Sends the model runtime's own messages to our log (errors and warnings only); once a process. */
 void engine_log_init(void);
 
-/* Rewrites a GGUF with another weight type ("q8_0", "q4_0", "f16", …); progress in 0…1. */
+/* Rewrites a GGUF with another weight type ("q8_0", "q4_0", "f16", …); progress in 0…1, may be
+ * NULL; threads 0: one per CPU.  out_path appears whole or not at all.  ERR_USAGE (type),
+ * ERR_NOT_FOUND, ERR_INVALID, ERR_IO (also a full disk). */
 typedef void engine_progress_fn(void *arg, double done);
 MUST_USE enum err engine_quantize(const char *in_path, const char *out_path, const char *type,
                                   unsigned threads, engine_progress_fn *progress, void *arg);

@@ -49,20 +49,21 @@ enum err up_start_broker(struct up *up, const struct child_events *events)
     return err;
 }
 
-/* Adds the child to its group and starts it. */
+/* Adds the child to its group and starts it.  place: namespace, hostname, report pipe. */
 static enum err child_add(struct up *up, struct up_group *group, const char *name,
-                          struct args *args, struct proc_spec *spec,
+                          struct args *args, const struct proc_spec *place,
                           const struct child_events *events)
 {
     char log[PATH_MAX + 80];
     struct child *child = NULL;
     snprintf(log, sizeof log, "%s/logs/%s.log", up->state_dir, name);
-    spec->argv = (const char *const *)args->items;
-    spec->log_path = log;
-    spec->death_signal = SIGKILL;
+    struct proc_spec spec = *place;
+    spec.argv = (const char *const *)args->items;
+    spec.log_path = log;
+    spec.death_signal = SIGKILL;
     enum err err = args->err;
     if (err == ERR_OK)
-        err = child_new(&child, up->loop, name, spec, events);
+        err = child_new(&child, up->loop, name, &spec, events);
     args_done(args);
     if (err != ERR_OK)
         return err;

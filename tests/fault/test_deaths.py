@@ -195,7 +195,7 @@ def test_accepted_prompts_survive_the_whole_services_death(start):
     has none of them stuck; they end (their gateway is gone), and the queue is empty."""
     service = start(workers=1, slots=1, model="fake:tokens=100000,delay_ms=50")
     streams = [Stream(service, f"s{i}") for i in range(4)]
-    streams[0].wait_text()
+    wait_for(lambda: any(s.text for s in streams), "the first words")
     wait_for(lambda: service.status()["queue"]["waiting"] == 3, "three waiting")
     for pid in [service.process.pid, *service.family]:
         try:
