@@ -392,15 +392,34 @@ static bool make_event(struct llama_engine *llama, struct llama_slot *slot, enum
     return any || ended;
 }
 
+/* Computes the batch, with as many threads as pays. */
+static enum err decode(struct llama_engine *llama)
+{
+    unsigned threads = crowd_threads(&llama->crowd);
+    if (threads != llama->threads) {
+        struct ggml_threadpool *pool = threads > 1 ? llama->pool_many : llama->pool_one;
+        if (pool != NULL)
+            llama_attach_threadpool(llama->ctx, pool, NULL);
+        llama_set_n_threads(llama->ctx, (int32_t)threads, (int32_t)threads);
+        llama->threads = threads;
+    }
+    int64_t start_ns = clock_mono_ns();
+    int32_t status = llama_decode(llama->ctx, llama->batch);
+    crowd_note(&llama->crowd, (unsigned)llama->batch.n_tokens, clock_mono_ns() - start_ns);
+    if (status != 0)
+        return err_set(ERR_INTERNAL, "the model runtime failed (llama_decode: %d)", status);
+    return ERR_OK;
+}
+
 static enum err llama_step(struct engine *engine, struct engine_event *events, size_t *count)
 {
     struct llama_engine *llama = (struct llama_engine *)engine;
     plan_step(llama, clock_mono_ns());
     fill_batch(llama);
     if (llama->batch.n_tokens > 0) {
-        int32_t status = llama_decode(llama->ctx, llama->batch);
-        if (status != 0)
-            return err_set(ERR_INTERNAL, "the model runtime failed (llama_decode: %d)", status);
+        enum err err = decode(llama);
+        if (err != ERR_OK)
+            return err;
     }
     int64_t now_ns = clock_mono_ns();
     size_t made = 0;

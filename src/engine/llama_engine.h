@@ -16,6 +16,7 @@
 #include "engine/emit.h"
 #include "engine/ops.h"
 #include "engine/sample.h"
+#include "sched/crowd.h"
 #include "sched/slots.h"
 
 enum slot_state {
@@ -51,8 +52,10 @@ struct llama_engine {
     struct llama_model *model;
     struct llama_context *ctx;
     const struct llama_vocab *vocab;
-    struct ggml_threadpool *threadpool;
-    void (*threadpool_free)(struct ggml_threadpool *threadpool);
+    struct ggml_threadpool *pool_many, *pool_one; /* NULL: the runtime's own */
+    void (*pool_free)(struct ggml_threadpool *pool);
+    struct crowd crowd;
+    unsigned threads;    /* of the last step */
     char *chat_template; /* owned */
     size_t vocab_size;
     int32_t *enders; /* tokens that end a reply */

@@ -45,8 +45,10 @@ void llama_engine_close(struct engine *engine)
         llama_batch_free(llama->batch);
     if (llama->ctx != NULL)
         llama_free(llama->ctx);
-    if (llama->threadpool != NULL)
-        llama->threadpool_free(llama->threadpool);
+    if (llama->pool_many != NULL)
+        llama->pool_free(llama->pool_many);
+    if (llama->pool_one != NULL)
+        llama->pool_free(llama->pool_one);
     if (llama->model != NULL)
         llama_model_free(llama->model);
     free(llama);
@@ -168,25 +170,24 @@ static enum err choose_context(struct llama_engine *llama, unsigned wanted)
     return ERR_OK;
 }
 
-/* Threads of our own, so that all engines of a process do not share the runtime's hidden ones. */
-static void attach_threads(struct llama_engine *llama, int threads)
+/* Threads of our own: all of them, and one for crowded CPUs. */
+static void make_pools(struct llama_engine *llama, unsigned threads)
 {
+    typedef struct ggml_threadpool *make_fn(struct ggml_threadpool_params * params);
+    typedef void free_fn(struct ggml_threadpool * pool);
     ggml_backend_dev_t cpu = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
     if (cpu == NULL)
         return;
     ggml_backend_reg_t reg = ggml_backend_dev_backend_reg(cpu);
-    struct ggml_threadpool *(*make)(struct ggml_threadpool_params *) =
-        (struct ggml_threadpool * (*)(struct ggml_threadpool_params *))
-            ggml_backend_reg_get_proc_address(reg, "ggml_threadpool_new");
-    void (*unmake)(struct ggml_threadpool *) = (void (*)(
-        struct ggml_threadpool *))ggml_backend_reg_get_proc_address(reg, "ggml_threadpool_free");
+    make_fn *make = (make_fn *)ggml_backend_reg_get_proc_address(reg, "ggml_threadpool_new");
+    free_fn *unmake = (free_fn *)ggml_backend_reg_get_proc_address(reg, "ggml_threadpool_free");
     if (make == NULL || unmake == NULL)
         return;
-    struct ggml_threadpool_params params = ggml_threadpool_params_default(threads);
-    llama->threadpool = make(&params);
-    llama->threadpool_free = unmake;
-    if (llama->threadpool != NULL)
-        llama_attach_threadpool(llama->ctx, llama->threadpool, NULL);
+    struct ggml_threadpool_params many = ggml_threadpool_params_default((int)threads);
+    struct ggml_threadpool_params one = ggml_threadpool_params_default(1);
+    llama->pool_free = unmake;
+    llama->pool_many = make(&many);
+    llama->pool_one = make(&one);
 }
 
 static enum err make_context(struct llama_engine *llama, const struct engine_config *config)
@@ -212,7 +213,8 @@ static enum err make_context(struct llama_engine *llama, const struct engine_con
                        "no memory for %u slots of %u positions: use fewer --slots or a smaller "
                        "--context",
                        info->slots, info->context);
-    attach_threads(llama, (int)threads);
+    make_pools(llama, threads);
+    crowd_init(&llama->crowd, threads);
     llama->can_share =
         !llama_model_is_recurrent(llama->model) && !llama_model_is_hybrid(llama->model);
     llama->batch = llama_batch_init((int32_t)params.n_batch, 0, 1);

@@ -53,6 +53,8 @@ struct work {
     char ack[PROMPTS_ACK_MAX];
     char answer_to[192];
     char id[ID_SIZE], gateway[TAG_SIZE];
+    uint64_t prompt_tokens, reply_tokens;
+    bool failed;
 };
 
 static void kick(struct respond *respond);
@@ -85,8 +87,12 @@ static void on_created(void *arg, enum err err, uint64_t sequence)
         work_end(work);
         return;
     }
-    if (err == ERR_OK)
+    if (err == ERR_OK) { /* usage counts once: where the record was created */
         respond->presence.replies_total++;
+        respond->presence.prompt_tokens_total += work->prompt_tokens;
+        respond->presence.reply_tokens_total += work->reply_tokens;
+        respond->presence.failed_total += work->failed;
+    }
     endings_answer(respond->bus, work->answer_to);
     responses_ack(respond->bus, work->ack);
     /* The record answers every resume from now on. */
@@ -105,6 +111,9 @@ static void on_ending(void *arg, const char *ack, const struct reply *ending)
     snprintf(work->answer_to, sizeof work->answer_to, "%s", ending->answer_to);
     snprintf(work->id, sizeof work->id, "%s", ending->id);
     snprintf(work->gateway, sizeof work->gateway, "%s", ending->gateway);
+    work->prompt_tokens = ending->prompt_tokens;
+    work->reply_tokens = ending->reply_tokens;
+    work->failed = ending->status == REPLY_FAILED;
     char response_id[48];
     snprintf(response_id, sizeof response_id, "chatcmpl-%s", ending->id);
     struct reply record = *ending;

@@ -263,8 +263,8 @@ enum err json_append_string(struct buf *out, const char *text, size_t len)
     enum err err;
 
     if (at == len && len + 2 <= sizeof whole) { /* most pieces of a reply: one append */
-        whole[0] = whole[len + 1] = '"';
-        memcpy(whole + 1, text, len);
+        char *end = mempcpy(whole + 1, text, len);
+        whole[0] = *end = '"';
         return buf_append(out, whole, len + 2);
     }
     err = buf_append(out, "\"", 1);
@@ -323,8 +323,7 @@ static void put_raw_len(struct json_out *out, const char *key, const char *text,
     out->comma = true;
     if (key != NULL) {
         line[at++] = '"';
-        memcpy(line + at, key, key_len);
-        at += key_len;
+        at = (size_t)((char *)mempcpy(line + at, key, key_len) - line);
         line[at++] = '"';
         line[at++] = ':';
     }

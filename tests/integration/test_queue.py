@@ -59,9 +59,8 @@ def test_load_of_ones_own_prompts(fake, tmp_path):
 def test_greedy_never_more_than_its_slots(start):
     service = start(workers=1, slots=2, model="fake:tokens=60,delay_ms=50")
     streams = [Stream(service, f"s{i}") for i in range(5)]
-    wait_for(lambda: service.status()["queue"]["in_flight"] == 2, "two in flight")
-    status = service.status()
-    assert status["queue"]["waiting"] == 3
+    wait_for(lambda: service.status()["queue"] == {"waiting": 3, "in_flight": 2, "limit": 1024},
+             "two in flight, three waiting", 2)
     wait_for(lambda: service.workers()[0]["active"] == 2, "two active slots", 3)
     for i, stream in enumerate(streams):
         assert stream.join().text == fake_text(f"s{i}", 60)

@@ -28,6 +28,7 @@ enum row {
     ROW_WORKERS_READY,
     ROW_SLOTS,
     ROW_BROKER,
+    ROW_STORAGE,
     ROW_HTTP_RESPONSES,
     ROW_HTTP_CONNECTIONS,
     ROW_COUNT
@@ -65,6 +66,9 @@ static const struct metric rows[ROW_COUNT] = {
                            "Inference workers that can take a prompt."},
     [ROW_SLOTS] = {"wyvern_worker_slots", METRIC_GAUGE, "Slots of ready workers together."},
     [ROW_BROKER] = {"wyvern_broker_reachable", METRIC_GAUGE, "1 while the broker is connected."},
+    [ROW_STORAGE] = {"wyvern_storage_used_ratio", METRIC_GAUGE,
+                     "Share of a stream's disk space in use; nothing is accepted from 0.9 on.",
+                     .labels = {"stream"}},
     [ROW_HTTP_RESPONSES] = {"wyvern_http_responses_total", METRIC_COUNTER,
                             "HTTP responses by class.", .labels = {"class"}},
     [ROW_HTTP_CONNECTIONS] = {"wyvern_http_connections", METRIC_GAUGE, "Open HTTP connections."},
@@ -95,7 +99,8 @@ enum err figures_new(struct figures **out)
     KEEP(metrics_set(m, ROW_BUILD, (const char *[]){WYVERN_VERSION, "gateway"}, 1));
     KEEP(metrics_add(m, ROW_ACCEPTED, NULL, 0));
     KEEP(metrics_add(m, ROW_READERS_LEFT, NULL, 0));
-    static const char *const reasons[] = {"queue_full", "unavailable", "draining", "invalid"};
+    static const char *const reasons[] = {"queue_full", "unavailable", "draining", "invalid",
+                                          "storage_full"};
     for (size_t i = 0; i < sizeof reasons / sizeof *reasons; i++)
         KEEP(metrics_add(m, ROW_REFUSED, &reasons[i], 0));
     *out = figures;
@@ -163,6 +168,13 @@ enum err figures_write(struct figures *figures, const struct figures_now *now,
     KEEP(metrics_set(m, ROW_SLOTS, NULL, now->slots));
     KEEP(metrics_set(m, ROW_BROKER, NULL, now->broker_connected));
     KEEP(metrics_set(m, ROW_HTTP_CONNECTIONS, NULL, (double)now->http->connections_now));
+    metrics_clear(m, ROW_STORAGE);
+    for (unsigned i = 0; i < ROOM_STREAMS; i++) {
+        const char *stream;
+        double used = room_used(now->room, i, &stream);
+        if (used >= 0)
+            KEEP(metrics_set(m, ROW_STORAGE, &stream, used));
+    }
     for (int i = 1; i <= 5; i++) {
         char class[] = "0xx";
         class[0] = (char)('0' + i);

@@ -10,6 +10,7 @@
 
 #include "base/buf.h"
 #include "bus/prompts.h"
+#include "bus/room.h"
 #include "http/server.h"
 #include "metrics/text.h"
 #include "wire/reply.h"
@@ -28,6 +29,7 @@ void figures_reader_left(struct figures *figures);
 
 struct figures_now { /* read when somebody asks */
     const struct http_counts *http;
+    const struct room *room;
     struct prompts_depth depth;
     bool depth_known;
     bool broker_connected;

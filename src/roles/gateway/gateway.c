@@ -118,6 +118,8 @@ static enum err open_bus(struct gateway *gateway)
     if (err == ERR_OK)
         err = endings_new(&gateway->endings, gateway->bus, gateway->loop);
     if (err == ERR_OK)
+        err = room_new(&gateway->room, gateway->bus, gateway->loop);
+    if (err == ERR_OK)
         err = registry_new(&gateway->registry, gateway->bus);
     if (err == ERR_OK)
         err = bus_subscribe(&gateway->live, gateway->bus, live, on_live, gateway);
@@ -170,6 +172,7 @@ int role_gateway(const struct settings *settings, int argc, char **argv)
     endings_free(gateway.endings);
     registry_free(gateway.registry);
     teller_free(gateway.teller);
+    room_free(gateway.room);
     bus_close(gateway.bus);
     sessions_free(&gateway);
     figures_free(gateway.figures);

@@ -14,6 +14,7 @@
 #include "bus/bus.h"
 #include "bus/endings.h"
 #include "bus/prompts.h"
+#include "bus/room.h"
 #include "bus/teller.h"
 #include "config/options.h"
 #include "http/server.h"
@@ -34,6 +35,7 @@ struct gateway {
     struct bus_subscription *live;
     struct loop_timer *tick;
     struct teller *teller;
+    struct room *room;
     struct presence presence; /* boot is our tag: prompts we own carry it */
     struct join join;
     struct session *sessions; /* by prompt id */

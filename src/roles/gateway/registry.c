@@ -205,7 +205,10 @@ enum err registry_describe(struct registry *registry, json_t *object)
             json_array_append_new(nodes, describe_node(registry, presence));
         else if (has_role(process, "respond"))
             json_array_append_new(
-                responders, json_pack("{s:s, s:i}", "id", presence->name, "pid", presence->pid));
+                responders, json_pack("{s:s, s:i, s:I, s:I, s:I}", "id", presence->name, "pid",
+                                      presence->pid, "replies", (json_int_t)presence->replies_total,
+                                      "prompt_tokens", (json_int_t)presence->prompt_tokens_total,
+                                      "reply_tokens", (json_int_t)presence->reply_tokens_total));
         else if (has_role(process, "gateway"))
             json_array_append_new(gateways, json_pack("{s:s, s:i, s:s}", "id", presence->name,
                                                       "pid", presence->pid, "url", presence->url));

@@ -87,6 +87,10 @@ static void post_chat(struct gateway *gateway, struct http_exchange *exchange,
         why = "unavailable";
         api_error_set(&error, 503, "unavailable", NULL,
                       "the prompt queue can't be reached; try again in a moment");
+    } else if (room_is_full(gateway->room)) {
+        why = "storage_full";
+        api_error_set(&error, 503, "storage_full", NULL,
+                      "the broker's disk space is nearly used up; try again later");
     }
     if (why != NULL) {
         figures_refused(gateway->figures, why);
@@ -221,6 +225,7 @@ static void write_metrics(struct depth_wait *wait, const struct prompts_depth *d
         .broker_connected = bus_connected(gateway->bus),
         .ready_workers = registry_ready_workers(gateway->registry),
         .slots = registry_slots(gateway->registry),
+        .room = gateway->room,
         .open_replies = sessions_count(gateway),
     };
     if (depth != NULL)
