@@ -13,12 +13,14 @@ out=${1:-$root/build/peers}
 deps=${WYVERN_DEPS:-$root/.deps}
 name=llama_cpp_python
 version=0.3.36
+python=$root/.venv/bin/python
+[ -x "$python" ] || python=python3
 
 mkdir -p "$out"
 cd "$out"
 if [ ! -d source ]; then
     [ -f "$name-$version.tar.gz" ] ||
-        python3 -m pip download --no-deps --no-binary :all: --no-build-isolation \
+        "$python" -m pip download -q --no-deps --no-binary llama-cpp-python \
             "llama-cpp-python==$version" >&2
     mkdir source.new
     tar xzf "$name-$version.tar.gz" -C source.new --strip-components=1

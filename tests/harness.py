@@ -128,7 +128,7 @@ def run_json(*arguments, timeout=60):
 class Service:
     """A `wyvern up` of its own: free ports, own state directory."""
 
-    def __init__(self, folder, model="fake:tokens=20,delay_ms=5", **options):
+    def __init__(self, folder, model="fake:tokens=20,delay_ms=5", env=None, **options):
         self.state_dir = pathlib.Path(folder) / "state"
         self.gateways = int(options.get("gateways", 1))
         self.port = options.pop("port", None) or free_ports(self.gateways)
@@ -148,7 +148,7 @@ class Service:
         self.namespaces = set()
         with open(self.log_path, "wb") as log:
             self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=log,
-                                            stderr=log)
+                                            stderr=log, env={**os.environ, **(env or {})})
         self.client = httpx.Client(base_url=self.url, timeout=60, trust_env=False)
 
     # ---- life ----

@@ -23,7 +23,7 @@ static const char *const gateway_publish[] = {"prompt.>",
                                               DIRECT_GET("TOKENS"),
                                               DIRECT_GET("REPLIES"),
                                               "$JS.API.STREAM.PURGE.PROMPTS",
-                                              "$JS.API.STREAM.INFO.PROMPTS",
+                                              "$JS.API.STREAM.INFO.*",
                                               "$JS.API.CONSUMER.INFO.PROMPTS.*",
                                               NULL};
 static const char *const gateway_subscribe[] = {"live.>", "state.>", NULL};
@@ -54,15 +54,14 @@ static const char *const respond_publish[] = {"reply.>",
                                               "$JS.API.STREAM.PURGE.TOKENS",
                                               "$JS.API.STREAM.PURGE.PROMPTS",
                                               NULL};
-static const char *const respond_subscribe[] = {"state.>", NULL};
+static const char *const respond_subscribe[] = {"state.gateway.>", NULL};
 
 /* A node's supervisor: presence, and handing back what a dead child held. */
 static const char *const node_publish[] = {"state.node.>", "$JS.ACK.PROMPTS.>", NULL};
-static const char *const node_subscribe[] = {NULL};
+static const char *const node_subscribe[] = {"state.gateway.>", NULL};
 
-static const char *const telemetry_publish[] = {
-    "state.telemetry.>", "$JS.API.CONSUMER.INFO.PROMPTS.*", "$JS.API.STREAM.INFO.PROMPTS", NULL};
-static const char *const telemetry_subscribe[] = {"state.>", NULL};
+static const char *const telemetry_publish[] = {"state.telemetry.>", NULL};
+static const char *const telemetry_subscribe[] = {"state.infer.>", "state.gateway.>", NULL};
 
 static const struct rights role_rights[BROKER_ROLE_COUNT] = {
     [BROKER_SETUP] = {NULL, NULL},

@@ -122,9 +122,12 @@ void prompts_working(struct bus *bus, const char *ack)
     say(bus, ack, "+WPI");
 }
 
-void prompts_hand_back(struct bus *bus, const char *ack)
+void prompts_hand_back(struct bus *bus, const char *ack, unsigned delay_ms)
 {
-    say(bus, ack, "-NAK");
+    char word[64] = "-NAK";
+    if (delay_ms > 0)
+        snprintf(word, sizeof word, "-NAK {\"delay\":%" PRId64 "}", delay_ms * NS_PER_MS);
+    say(bus, ack, word);
 }
 
 struct removal {

@@ -40,8 +40,9 @@ MUST_USE enum err prompts_fetch(struct bus *bus, const char *model, const char *
 
 #define PROMPTS_ACK_WAIT_MS 5000 /* silence after which the broker gives a prompt to another */
 
-void prompts_working(struct bus *bus, const char *ack);   /* heartbeat */
-void prompts_hand_back(struct bus *bus, const char *ack); /* to another worker, at once */
+void prompts_working(struct bus *bus, const char *ack); /* heartbeat */
+/* To another worker, after delay_ms. */
+void prompts_hand_back(struct bus *bus, const char *ack, unsigned delay_ms);
 /* Takes it out of the queue for good, and reports that the broker has done so. */
 MUST_USE enum err prompts_ack(struct bus *bus, const char *ack, bus_done_fn *fn, void *arg);
 

@@ -22,6 +22,7 @@
 #include "base/net.h"
 #include "bus/bus.h"
 #include "bus/prompts.h"
+#include "bus/teller.h"
 #include "config/settings.h"
 #include "probe/host.h"
 #include "roles/args.h"
@@ -45,7 +46,8 @@ struct node {
     struct bus *bus;
     struct join join;
     struct presence presence;
-    struct loop_timer *beat, *deadline;
+    struct teller *teller;
+    struct loop_timer *deadline;
     struct worker workers[WORKERS_MAX];
     unsigned worker_count;
     struct child *telemetry;
@@ -63,7 +65,7 @@ static void orphans_hand_back(struct node *node)
     /* Later the broker has given them to others by itself; then it is not ours to hand back. */
     if (clock_mono_ns() < node->orphans_until_ns)
         for (size_t i = 0; i < node->orphans.count; i++)
-            prompts_hand_back(node->bus, node->orphans.subjects[i]);
+            prompts_hand_back(node->bus, node->orphans.subjects[i], 0);
     held_clear(&node->orphans);
 }
 
@@ -86,8 +88,11 @@ static void worker_died(void *arg, struct child *child, int status)
 static void bus_changed(void *arg, bool connected)
 {
     struct node *node = arg;
-    if (connected && node->bus)
-        orphans_hand_back(node);
+    if (!connected || !node->bus)
+        return;
+    orphans_hand_back(node);
+    if (node->teller)
+        teller_tell(node->teller);
 }
 
 static void worker_line(void *arg, struct child *child, const char *line)
@@ -99,29 +104,6 @@ static void worker_line(void *arg, struct child *child, const char *line)
     } else if (line[0] == '-') {
         held_remove(&worker->held, line + 1);
     }
-}
-
-/* --- presence -------------------------------------------------------------------------------- */
-
-static void presence_publish(struct node *node)
-{
-    char subject[256];
-    struct buf text;
-    if (!bus_connected(node->bus))
-        return;
-    buf_init(&text, 16384);
-    presence_subject(&node->presence, subject, sizeof subject);
-    enum err err = presence_encode(&node->presence, &text);
-    if (err == ERR_OK)
-        err = bus_publish(node->bus, subject, NULL, 0, text.data, text.len);
-    if (err != ERR_OK)
-        log_debug("node.presence_lost reason=\"%s\"", err_text());
-    buf_done(&text);
-}
-
-static void beat(void *arg)
-{
-    presence_publish(arg);
 }
 
 /* --- leaving --------------------------------------------------------------------------------- */
@@ -181,7 +163,7 @@ static void check_ready(struct node *node)
         return;
     node->all_ready = true;
     log_info("node.ready name=\"%s\" workers=%u", node->presence.name, node->worker_count);
-    presence_publish(node);
+    teller_tell(node->teller);
     proc_report("ready");
     if (!proc_reports() && !node->settings->quiet)
         fprintf(stderr, "%s: %u worker%s ready\n", node->presence.name, node->worker_count,
@@ -392,11 +374,11 @@ static enum err node_open(struct node *node)
     if (err == ERR_OK)
         err = loop_signal(node->loop, SIGINT, signalled, node);
     if (err == ERR_OK)
-        err = loop_timer_new(&node->beat, node->loop, beat, node);
-    if (err == ERR_OK)
         err = loop_timer_new(&node->deadline, node->loop, kill_all, node);
     if (err == ERR_OK)
         err = bus_open(&node->bus, node->loop, &config);
+    if (err == ERR_OK)
+        err = teller_new(&node->teller, node->bus, node->loop, &node->presence, NULL, NULL);
     return err;
 }
 
@@ -426,8 +408,8 @@ static void node_free(struct node *node)
         held_done(&node->workers[i].held);
     }
     child_free(node->telemetry);
+    teller_free(node->teller);
     bus_close(node->bus);
-    loop_timer_free(node->beat);
     loop_timer_free(node->deadline);
     if (node->loop)
         loop_free(node->loop);
@@ -450,10 +432,7 @@ int role_node(const struct settings *settings, int argc, char **argv)
     if (err == ERR_OK)
         err = children_start(node);
     if (err == ERR_OK) {
-        loop_timer_start(node->beat, 0, PRESENCE_INTERVAL_MS);
         loop_run(node->loop);
-        node->presence.leaving = true;
-        presence_publish(node);
         log_info("node.left name=\"%s\"", node->presence.name);
     } else {
         proc_report("fatal %s", err_text());

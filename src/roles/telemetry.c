@@ -18,6 +18,7 @@
 #include "base/loop.h"
 #include "base/net.h"
 #include "bus/bus.h"
+#include "bus/teller.h"
 #include "config/settings.h"
 #include "http/server.h"
 #include "metrics/text.h"
@@ -149,6 +150,7 @@ struct telemetry {
     struct bus_subscription *workers;
     struct http_server *server;
     struct loop_timer *tick;
+    struct teller *teller;
     struct metrics *metrics;
     struct nvml *nvml;
     struct tally tally;
@@ -322,19 +324,6 @@ static void on_request(void *arg, struct http_exchange *exchange,
         http_reply(exchange, 404, NULL, 0, "text/plain", nothing, sizeof nothing - 1);
 }
 
-static void publish_presence(struct telemetry *telemetry)
-{
-    char subject[SUBJECT_MAX];
-    struct buf text;
-
-    buf_init(&text, 8192);
-    presence_subject(&telemetry->presence, subject, sizeof subject);
-    if (presence_encode(&telemetry->presence, &text) != ERR_OK ||
-        bus_publish(telemetry->bus, subject, NULL, 0, text.data, text.len) != ERR_OK)
-        log_debug("presence.unsent why=\"%s\"", err_text());
-    buf_done(&text);
-}
-
 static void on_tick(void *arg)
 {
     struct telemetry *telemetry = arg;
@@ -345,7 +334,6 @@ static void on_tick(void *arg)
     telemetry->polls++;
     set(telemetry, POLL_SECONDS, NULL, (double)(clock_mono_ns() - start_ns) / (double)NS_PER_S);
     set(telemetry, BROKER_CONNECTED, NULL, bus_connected(telemetry->bus));
-    publish_presence(telemetry);
 }
 
 static void on_signal(void *arg, int signum)
@@ -361,8 +349,8 @@ static void on_bus_state(void *arg, bool connected)
     struct telemetry *telemetry = arg;
 
     log_info("broker.%s", connected ? "connected" : "away");
-    if (connected && telemetry->bus != NULL)
-        publish_presence(telemetry);
+    if (connected && telemetry->teller != NULL)
+        teller_tell(telemetry->teller);
 }
 
 /* ---- starting and ending ---- */
@@ -430,7 +418,11 @@ static enum err join_broker(struct telemetry *telemetry)
     if (err != ERR_OK)
         return err;
     snprintf(subject, sizeof subject, "state.infer.%s.*", node);
-    return bus_subscribe(&telemetry->workers, telemetry->bus, subject, on_worker, telemetry);
+    err = bus_subscribe(&telemetry->workers, telemetry->bus, subject, on_worker, telemetry);
+    if (err == ERR_OK)
+        err = teller_new(&telemetry->teller, telemetry->bus, telemetry->loop, &telemetry->presence,
+                         NULL, NULL);
+    return err;
 }
 
 static enum err start(struct telemetry *telemetry)
@@ -472,14 +464,13 @@ int role_telemetry(const struct settings *settings, int argc, char **argv)
     if (err == ERR_OK) {
         loop_timer_start(telemetry.tick, 0, POLL_MS);
         loop_run(telemetry.loop);
-        telemetry.presence.leaving = true;
-        publish_presence(&telemetry);
         log_info("telemetry.left polls=%u", telemetry.polls);
     } else {
         log_error("telemetry.not_started why=\"%s\"", err_text());
         status = err_exit_status(err);
     }
     http_server_free(telemetry.server);
+    teller_free(telemetry.teller);
     bus_close(telemetry.bus);
     loop_timer_free(telemetry.tick);
     loop_free(telemetry.loop);

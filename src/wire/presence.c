@@ -20,9 +20,6 @@ static void write_infer(struct json_out *out, const struct presence *presence)
     json_out_uint(out, "active", presence->active);
     json_out_uint(out, "context", presence->context);
     json_out_uint(out, "prompts_total", presence->prompts_total);
-    json_out_uint(out, "prompt_tokens_total", presence->prompt_tokens_total);
-    json_out_uint(out, "reply_tokens_total", presence->reply_tokens_total);
-    json_out_uint(out, "failed_total", presence->failed_total);
     json_out_array(out, "latency_counts");
     for (size_t i = 0; i <= LATENCY_BUCKET_COUNT; i++)
         json_out_uint(out, NULL, presence->latency_counts[i]);
@@ -49,6 +46,9 @@ enum err presence_encode(const struct presence *presence, struct buf *buf)
     if (strcmp(presence->role, "infer") == 0)
         write_infer(&out, presence);
     json_out_uint(&out, "replies_total", presence->replies_total);
+    json_out_uint(&out, "prompt_tokens_total", presence->prompt_tokens_total);
+    json_out_uint(&out, "reply_tokens_total", presence->reply_tokens_total);
+    json_out_uint(&out, "failed_total", presence->failed_total);
     json_out_object_end(&out);
     return json_out_end(&out);
 }

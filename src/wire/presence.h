@@ -35,12 +35,14 @@ struct presence {
     char model[PRESENCE_TEXT_MAX];
     char state[16]; /* "loading", "ready", "draining" */
     unsigned slots, active, context;
-    uint64_t prompts_total, prompt_tokens_total, reply_tokens_total, failed_total;
+    uint64_t prompts_total;
     /* seconds from acceptance to the reply's end, requests served by this process */
     uint64_t latency_counts[LATENCY_BUCKET_COUNT + 1]; /* not cumulative */
     double latency_sum;
-    /* respond */
+    /* respond: of the records it created */
     uint64_t replies_total;
+    /* infer and respond */
+    uint64_t prompt_tokens_total, reply_tokens_total, failed_total;
 };
 
 MUST_USE enum err presence_encode(const struct presence *presence, struct buf *out);

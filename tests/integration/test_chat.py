@@ -165,6 +165,14 @@ def test_ask_plain(fake):
     assert "\x1b" not in done.stdout + done.stderr
 
 
+def test_chat_verb(fake):
+    """A conversation through pipes: a question a line, plain text back, an end at end of file."""
+    done = run("chat", "--url", fake.url, stdin="uno tokens=2\ndue tokens=3\n", check=0)
+    assert fake_text("uno", 2).strip() in done.stdout
+    assert fake_text("due", 3).strip() in done.stdout
+    assert "\x1b" not in done.stdout
+
+
 def test_generate():
     reply = run_json("generate", "--model", "fake:tokens=3,delay_ms=0", "--json", "solo")
     assert set(reply) >= {"input_ids", "output_ids", "text", "finish_reason", "timings"}

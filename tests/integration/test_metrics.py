@@ -10,7 +10,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_004
 
-from harness import wait_for
+from harness import ROOT, wait_for
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 GPU = ["gpu_utilization", "gpu_memory_utilization", "gpu_memory_used", "gpu_memory_free",
@@ -46,6 +46,40 @@ def test_the_seven(fake):
     for name in GPU:
         for sample in found.get(name, type("none", (), {"samples": []})).samples:
             assert set(sample.labels) == {"hostname", "gpu_index", "uuid"}
+
+
+GPUS = """count 2
+0 uuid GPU-aaaa
+0 util 71 33
+0 memory 85899345920 12884901888 73014444032
+1 uuid GPU-bbbb
+1 util 5 0
+1 memory 85899345920 1048576 85898297344
+"""
+
+
+def test_gpus(start, tmp_path):
+    """The stand-in for NVIDIA's library says what two GPUs do; one of them goes away."""
+    standin = ROOT / "build" / "standin"
+    if not (standin / "libnvidia-ml.so.1").exists():
+        pytest.skip("the stand-in library is not built")
+    script = tmp_path / "gpus"
+    script.write_text(GPUS)
+    service = start(env={"LD_LIBRARY_PATH": str(standin), "STANDIN_NVML": str(script)})
+    url, = service.metrics_urls()
+    wait_for(lambda: len(families(url)["gpu_utilization"].samples) == 2, "two GPUs", 5)
+    found = families(url)
+    seen = {name: {s.labels["uuid"]: s.value for s in found[name].samples} for name in GPU}
+    assert seen == {
+        "gpu_utilization": {"GPU-aaaa": 71, "GPU-bbbb": 5},
+        "gpu_memory_utilization": {"GPU-aaaa": 33, "GPU-bbbb": 0},
+        "gpu_memory_used": {"GPU-aaaa": 12288, "GPU-bbbb": 1},
+        "gpu_memory_free": {"GPU-aaaa": 69632, "GPU-bbbb": 81919},
+        "gpu_memory_total": {"GPU-aaaa": 81920, "GPU-bbbb": 81920}}
+    labels = found["gpu_utilization"].samples[0].labels
+    assert set(labels) == {"hostname", "gpu_index", "uuid"} and labels["gpu_index"] in "01"
+    script.write_text(GPUS.replace("count 2", "count 1"))
+    wait_for(lambda: len(families(url)["gpu_utilization"].samples) == 1, "one GPU", 5)
 
 
 def latency(url):

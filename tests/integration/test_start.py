@@ -85,11 +85,38 @@ def test_no_service_at_the_url():
         assert "127.0.0.1" in done.stderr and done.stdout == ""
 
 
-def test_node_whose_broker_is_away(tmp_path):
+def test_a_join_file_that_is_none(tmp_path):
     join = tmp_path / "join.ini"
     join.write_text("[broker]\nurl = nats://127.0.0.1:9\n")
     done = run("node", "--join", join, "--state-dir", tmp_path / "n", timeout=60)
     assert 64 <= done.returncode <= 78 and str(join) in done.stderr
+
+
+def test_a_node_whose_broker_is_away(start, tmp_path):
+    service = start(listen="127.0.0.1")
+    text = join_file(service).read_text()
+    assert service.stop() == 0
+    join = tmp_path / "join.ini"
+    join.write_text(text)
+    url = service.service_ini()["broker"]["url"]
+    done = run("node", "--join", join, "--state-dir", tmp_path / "n", "--metrics-port",
+               free_ports(1), timeout=60)
+    assert done.returncode == 69, done.stderr
+    assert url.rpartition("/")[2] in done.stderr
+    assert mentioning(str(tmp_path / "n")) == []
+
+
+def test_too_little_disk(tmp_path):
+    (tmp_path / "state").mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs",
+                              str(tmp_path / "state")], capture_output=True)
+    if mounted.returncode != 0:
+        pytest.skip("mounting is not permitted here")
+    try:
+        said = refused(tmp_path, "--model", "fake:tokens=1,delay_ms=1")
+        assert "MiB" in said and str(tmp_path / "state") in said
+    finally:
+        subprocess.run(["umount", str(tmp_path / "state")], check=True)
 
 
 can_namespace = pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("ip"),

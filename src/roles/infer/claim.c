@@ -11,6 +11,8 @@
 #include "base/log.h"
 #include "bus/replies.h"
 
+#define HAND_BACK_MS 500 /* a second suspect here: perhaps another worker is free for it */
+
 /* ---- claiming, and finding out where things stand ---- */
 
 static bool is_ours(const struct job *job, const struct claim *claim)
@@ -166,11 +168,33 @@ void job_claim(struct job *job, uint64_t expected)
         job_broken(job);
 }
 
+static bool other_suspect_here(const struct job *job)
+{
+    const struct job *other, *next;
+    HASH_ITER(by_id, job->infer->jobs_by_id, other, next)
+    {
+        if (other != job && job_is_suspect(other))
+            return true;
+    }
+    return false;
+}
+
 static void take_over(struct job *job, const struct claim *before, uint64_t sequence)
 {
     job->claim.deaths = before->deaths + (before->kind == CLAIM_HELD);
     job->claim.attempt = before->attempt + 1;
     job->claim.started_at = before->started_at;
+    if (job_is_suspect(job) && job->claim.deaths < DEATHS_MAX) {
+        if (other_suspect_here(job)) {
+            prompts_hand_back(job->infer->bus, job->ack, HAND_BACK_MS);
+            job_drop(job);
+            return;
+        }
+        if (!job_may_start(job)) {
+            job->state = JOB_ALONE;
+            return;
+        }
+    }
     job_claim(job, sequence);
 }
 

@@ -88,7 +88,7 @@ static void on_fetched(void *arg, const struct prompt_delivery *delivery)
     struct infer *infer = arg;
     infer->pulling--;
     if (infer->leaving || jobs_suspect_here(infer))
-        prompts_hand_back(infer->bus, delivery->ack);
+        prompts_hand_back(infer->bus, delivery->ack, 0);
     else
         job_begin(infer, delivery);
 }

@@ -151,9 +151,8 @@ void jobs_tick(struct infer *infer)
             !job->cancelling)
             job_sync(job);
         else if (job->state == JOB_ALONE && job_may_start(job))
-            job_go(job);
-        else if ((job->state == JOB_RUNNING || job->state == JOB_ALONE) &&
-                 bus_connected(infer->bus) && !job->prompt.detached &&
+            job_is_suspect(job) ? job_sync(job) : job_go(job);
+        else if (job->state == JOB_RUNNING && bus_connected(infer->bus) && !job->prompt.detached &&
                  infer_owner_gone(infer, job->prompt.gateway))
             job_cancelled(job, "owner_gone", true);
         else if (job->state == JOB_RUNNING && !job->ended &&
@@ -192,7 +191,7 @@ bool jobs_suspect_here(const struct infer *infer)
     const struct job *job, *next;
     HASH_ITER(by_id, infer->jobs_by_id, job, next)
     {
-        if (job->claim.deaths >= DEATHS_ALONE && job_occupies(job))
+        if (job_is_suspect(job))
             return true;
     }
     return false;

@@ -8,7 +8,7 @@
  *
  *   CLAIMING  a claim, or a look at who claimed, is on its way
  *   LOADING   a takeover reads the record and what its predecessor stored
- *   ALONE     it killed two workers: waits until nothing else runs here
+ *   ALONE     a suspect is here: it waits for the others to end, or others for it
  *   RUNNING   we hold the claim; pieces are stored under its fence as they come
  *   BROKEN    something could not be said to the broker: looks again when it can (job_sync)
  *   ENDING    the whole reply is stored; its ending is with the response workers
@@ -97,6 +97,10 @@ void job_begin_again(struct job *job);
 /* run.c */
 /* The claim is ours and what was stored before is known: generate the rest. */
 void job_go(struct job *job);
+/* A suspect killed DEATHS_ALONE workers.  It runs with nothing else in the model, so that no other
+ * prompt dies of it; and it waits for that without a claim, so that a death meanwhile is not its.
+ */
+bool job_is_suspect(const struct job *job);
 bool job_may_start(const struct job *job);
 void job_start_model(struct job *job);
 void job_stop_model(struct job *job);

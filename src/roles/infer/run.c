@@ -11,14 +11,20 @@
 
 /* ---- the model ---- */
 
+bool job_is_suspect(const struct job *job)
+{
+    return job->claim.deaths >= DEATHS_ALONE && job->state <= JOB_BROKEN && !job->ended;
+}
+
 bool job_may_start(const struct job *job)
 {
     const struct job *other, *next;
     HASH_ITER(by_id, job->infer->jobs_by_id, other, next)
     {
-        if (other == job || !other->in_model)
+        if (other == job)
             continue;
-        if (job->claim.deaths >= DEATHS_ALONE || other->claim.deaths >= DEATHS_ALONE)
+        if (job_is_suspect(job) ? other->in_model
+                                : job_is_suspect(other) && other->state != JOB_ALONE)
             return false;
     }
     return true;
