@@ -1,4 +1,5 @@
 # The verbs of this repository; `make help` lists them.  CMake does the building (CMakeLists.txt).
+MAKEFLAGS += --no-print-directory
 BUILD := build
 JOBS  := $(shell nproc)
 

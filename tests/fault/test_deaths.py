@@ -98,14 +98,22 @@ def test_the_broker_dies_under_load(start):
 
 def test_the_broker_dies_with_prompts_waiting(start):
     service = start(workers=1, slots=2, model="fake:tokens=20,delay_ms=20")
-    with ThreadPoolExecutor(20) as pool:
+    with ThreadPoolExecutor(21) as pool:
+        first = pool.submit(service.post, "first tokens=40 delay_ms=50")
         replies = [pool.submit(service.post, f"q{i}") for i in range(20)]
-        wait_for(lambda: service.status()["queue"]["waiting"] >= 10, "a queue")
+        # all accepted: answered, waiting or in flight
+        wait_for(lambda: accepted(service, [first, *replies]) == 21, "21 accepted prompts")
+        assert service.status()["queue"]["waiting"] >= 5
         kill(service.status()["broker"]["pid"])
         bodies = [r.result() for r in replies]
     for i, reply in enumerate(bodies):
         assert reply.status_code == 200, reply.text
         assert reply.json()["choices"][0]["message"]["content"] == fake_text(f"q{i}", 20)
+
+
+def accepted(service, replies):
+    queue = service.status()["queue"]
+    return queue["waiting"] + queue["in_flight"] + sum(r.done() for r in replies)
 
 
 def test_a_response_worker_dies_under_load(start):
