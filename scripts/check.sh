@@ -45,14 +45,19 @@ build() { # TITLE DIRECTORY PRESET TARGET…
     fi
 }
 
+# cmocka ends with "[  PASSED  ] N test(s)." and, if need be, "[  FAILED  ] N test(s), …".
+sum() { # FILE WORD
+    awk -v word="$2" '$2 == "[" && $3 == word && $5 ~ /^[0-9]+$/ { n += $5 } END { print n + 0 }' "$1"
+}
+
 # Counts the tests inside the cmocka programs; a program that died counts as one failure more.
 unit() { # TITLE DIRECTORY CTEST-ARGUMENT…
     local title=$1 dir=$2 log ok bad programs
     shift 2
     log=$reports/$(basename "$dir")-unit.log
     (cd "$dir" && ctest --verbose --timeout 300 "$@") >"$log" 2>&1 </dev/null
-    ok=$(grep -cE '^[0-9]+: \[ +OK +\]' "$log")
-    bad=$(grep -cE '^[0-9]+: \[ +FAILED +\] [A-Za-z_0-9]+$' "$log")
+    ok=$(sum "$log" PASSED)
+    bad=$(sum "$log" FAILED)
     programs=$(sed -n 's/^[0-9]*% tests passed, \([0-9]*\) tests failed.*/\1/p' "$log")
     if [ -z "$programs" ]; then
         bad=$((bad + 1)) # ctest itself failed

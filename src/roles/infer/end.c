@@ -53,7 +53,6 @@ static void on_recorded(void *arg, enum err err, uint64_t sequence)
     if (err == ERR_OK) {
         presence->prompts_total++;
         presence->prompt_tokens_total += job->prompt_tokens;
-        presence->reply_tokens_total += job->reply_tokens;
         presence->failed_total += job->error != ERR_OK;
         count_latency(presence, clock_wall() - job->accepted_at);
     }

@@ -145,6 +145,7 @@ void job_event(struct infer *infer, uint64_t run, const struct engine_event *eve
         infer_kick(infer);
         return;
     }
+    infer->presence.reply_tokens_total += event->token_count; /* as they are made: people watch */
     if (event->text != NULL) {
         const struct piece piece = {event->text, event->text_len, event->tokens,
                                     event->token_count};

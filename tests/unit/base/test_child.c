@@ -138,8 +138,8 @@ static void a_late_success_is_one(void **state)
     struct fixture *f = *state;
     f->stop_after_readies = 1;
     start(f,
-          "echo x >> $0/starts; [ $(wc -l < $0/starts) -ge 3 ] || exit 1; echo ready >&3;"
-          "echo '+held' >&3; exec sleep 1000",
+          "echo x >> $0/starts; [ $(wc -l < $0/starts) -ge 3 ] || exit 1; echo '+held' >&3;"
+          "echo ready >&3; exec sleep 1000",
           true);
     run(f);
     assert_false(child_given_up(f->child));

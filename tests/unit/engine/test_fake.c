@@ -138,7 +138,8 @@ static void pieces_come_when_due(void **state)
     /* Four pieces, never early; side by side, not one after the other, is engine_due_ns() work. */
     assert_true(clock_mono_ns() - start_ns >= 120 * NS_PER_MS);
     assert_true(last[0].timings.prompt_ms >= 30);
-    assert_true(last[0].timings.decode_ms >= 90 - 1);
+    /* a late first piece on a busy machine shortens the rest, never the whole */
+    assert_true(last[0].timings.prompt_ms + last[0].timings.decode_ms >= 120 - 1);
 }
 
 static void slots_do_not_slow_each_other(void **state)
