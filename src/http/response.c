@@ -85,7 +85,8 @@ static void put_text(struct connection *conn, const char *text)
 static void put_field(struct connection *conn, const char *name, const char *value)
 {
     if (strpbrk(name, "\r\n: ") != NULL || strpbrk(value, "\r\n") != NULL) {
-        assert(false && "a header that would split the reply"); /* and never sent where asserts are off */
+        assert(false &&
+               "a header that would split the reply"); /* and never sent where asserts are off */
         return;
     }
     put_text(conn, name);

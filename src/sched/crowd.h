@@ -29,7 +29,7 @@ struct crowd {
     double many, one; /* recent cost of a row, 0: not known */
 };
 
-#define CROWD_FIRST_TRY 4  /* steps until one thread's cost is learnt */
+#define CROWD_FIRST_TRY 4 /* steps until one thread's cost is learnt */
 #define CROWD_TRY_STEPS 3
 #define CROWD_STAY_MIN  64 /* steps; doubled by each try that finds the crowd still there */
 #define CROWD_STAY_MAX  1024
