@@ -12,6 +12,7 @@ import os
 import pathlib
 import random
 import re
+import signal
 import statistics
 import subprocess
 import sys
@@ -379,6 +380,7 @@ def main():
     unknown = [name for name in names if name not in MEASURES]
     if unknown or args.runs < 1 or args.pairs < 1 or args.rounds < 1:
         parser.error(f"no measure {unknown[0]}" if unknown else "counts begin at 1")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that services are stopped
     report = Report()
     begin_load = os.getloadavg()[0]
     if begin_load > 0.5:

@@ -25,6 +25,7 @@ struct loop_handle {
     } uv;
     enum kind kind;
     loop_fn *fn;
+    loop_fn *write_fn; /* of descriptors, may be NULL */
     loop_signal_fn *signal_fn;
     void *arg;
 };
@@ -185,10 +186,19 @@ void loop_wake_free(struct loop_wake *wake)
 
 static void on_poll(uv_poll_t *poll, int status, int events)
 {
-    (void)status;
-    (void)events;
     struct loop_handle *handle = poll->data;
-    handle->fn(handle->arg);
+    if ((events & UV_WRITABLE) && handle->write_fn != NULL)
+        handle->write_fn(handle->arg);
+    bool readable = status < 0 || (events & (UV_READABLE | UV_DISCONNECT));
+    if (readable && !uv_is_closing(&handle->uv.any))
+        handle->fn(handle->arg);
+}
+
+void loop_fd_writable(struct loop_fd *watch, loop_fn *fn)
+{
+    int events = UV_READABLE | UV_DISCONNECT | (fn != NULL ? UV_WRITABLE : 0);
+    watch->h.write_fn = fn;
+    uv_poll_start(&watch->h.uv.poll, events, on_poll);
 }
 
 enum err loop_fd_new(struct loop_fd **out, struct loop *loop, int fd, loop_fn *fn, void *arg)

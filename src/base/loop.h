@@ -44,6 +44,8 @@ void loop_wake_free(struct loop_wake *wake);
 /* Calls fn while fd is readable.  fd stays the caller's. */
 MUST_USE enum err loop_fd_new(struct loop_fd **out, struct loop *loop, int fd, loop_fn *fn,
                               void *arg);
+/* Also calls fn (same arg) while fd is writable; NULL: no more. */
+void loop_fd_writable(struct loop_fd *watch, loop_fn *fn);
 void loop_fd_free(struct loop_fd *watch);
 
 /* fn for each signum until the loop is freed. */

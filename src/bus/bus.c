@@ -1,9 +1,7 @@
 /*
- * Threads: libnats has one reader thread and, by our choice of a global delivery pool of one, one
- * thread that runs every message callback.  Those callbacks do nothing but push to `inbound`, which
- * wakes the loop; everything else here runs on the loop's thread, so requests and subscriptions
- * need no lock.  What ties the two sides is a subscription's number: a message whose number is no
- * longer known was for a subscription that ended meanwhile, and is dropped.
+ * Everything here runs on the loop's thread: link.c reads and writes the socket there.  What has
+ * come in waits at each subscription and is fetched after each read; the order between different
+ * subscriptions is not kept, that within one is.
  *
  * Requests share one wildcard subscription on the inbox; the number of the request is the last
  * token of its reply subject.
@@ -12,25 +10,22 @@
 
 #include <inttypes.h>
 #include <nats/nats.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <uthash.h>
 
 #include "base/clock.h"
 #include "base/id.h"
 #include "base/log.h"
-#include "base/queue.h"
+#include "bus/link.h"
 
-#define INBOUND_MAX      65536
-#define RECONNECT_WAIT   100 /* ms */
-#define RECONNECT_JITTER 50
-#define CONNECT_MS       2000
-#define PING_MS          2000
-#define SWEEP_MS         100
-#define NO_RESPONDERS    503
+#define INBOUND_MAX     65536
+#define SWEEP_MS        100
+#define NO_RESPONDERS   503
+#define DRAIN_MS        5
+#define SPENT_MAX       256
+#define SPENT_BYTES_MAX ((size_t)256 << 10)
 
 struct bus_subscription {
     uint64_t number;
@@ -61,10 +56,8 @@ struct request {
 };
 
 struct bus {
-    natsConnection *nats;
-    struct queue *inbound;
-    struct loop_wake *wake;
-    struct loop_timer *sweep;
+    struct link *link;
+    struct loop_timer *sweep, *drain;
     bool sweeping, connected, pulls_ended;
     char inbox[96];
     struct bus_subscription *subscriptions;
@@ -74,104 +67,30 @@ struct bus {
     uint64_t next_number;
     bus_state_fn *on_state;
     void *arg;
-    atomic_uint_fast64_t dropped; /* messages that found the queue full */
-    atomic_int hooks;             /* that libnats may still call with */
-    atomic_bool closed;           /* libnats will say nothing more of the connection */
+    /* natsMsg_Destroy() wakes a collector thread of libnats, which costs more than the message:
+     * spent ones go there by the hundred. */
+    natsMsg *spent[SPENT_MAX];
+    unsigned spent_count;
+    size_t spent_bytes;
 };
 
-/* What a libnats thread hands to the loop. */
-enum inbound_kind { INBOUND_MESSAGE, INBOUND_STATE, INBOUND_COMPLETE };
-
-struct inbound {
-    enum inbound_kind kind;
-    natsMsg *message;
-    uint64_t subscription;
-    bool connected;
-};
-
-/* Lives as long as libnats may call with it: until the subscription is complete. */
-struct hook {
-    struct bus *bus;
-    uint64_t subscription;
-};
-
-static enum err nats_failed(natsStatus status, const char *what)
+static void spent_destroy(struct bus *bus)
 {
-    enum err code = ERR_UNAVAILABLE;
-    if (status == NATS_CONNECTION_AUTH_FAILED || status == NATS_NOT_PERMITTED)
-        code = ERR_DENIED;
-    else if (status == NATS_NO_MEMORY)
-        code = ERR_NOMEM;
-    else if (status == NATS_MAX_PAYLOAD)
-        code = ERR_LIMIT;
-    return err_set(code, "%s: %s", what, natsStatus_GetText(status));
+    for (unsigned i = 0; i < bus->spent_count; i++)
+        natsMsg_Destroy(bus->spent[i]);
+    bus->spent_count = 0;
+    bus->spent_bytes = 0;
 }
 
-/* ---- libnats threads ---- */
-
-static void hand_over(struct bus *bus, enum inbound_kind kind, natsMsg *message,
-                      uint64_t subscription, bool connected)
+static void spend(struct bus *bus, natsMsg *message)
 {
-    struct inbound *item = malloc(sizeof *item);
-    if (item != NULL) {
-        *item = (struct inbound){kind, message, subscription, connected};
-        if (queue_push(bus->inbound, item) == ERR_OK)
-            return;
-    }
-    /* A reader of pieces finds the gap and fills it from the stream; a request times out. */
-    free(item);
-    natsMsg_Destroy(message);
-    atomic_fetch_add(&bus->dropped, 1);
+    if (message == NULL)
+        return;
+    bus->spent[bus->spent_count++] = message;
+    bus->spent_bytes += (size_t)natsMsg_GetDataLength(message);
+    if (bus->spent_count == SPENT_MAX || bus->spent_bytes > SPENT_BYTES_MAX)
+        spent_destroy(bus);
 }
-
-static void on_nats_message(natsConnection *nats, natsSubscription *sub, natsMsg *message,
-                            void *closure)
-{
-    (void)nats;
-    (void)sub;
-    struct hook *hook = closure;
-    hand_over(hook->bus, INBOUND_MESSAGE, message, hook->subscription, false);
-}
-
-static void on_nats_complete(void *closure)
-{
-    struct hook *hook = closure;
-    hand_over(hook->bus, INBOUND_COMPLETE, NULL, hook->subscription, false);
-    atomic_fetch_sub(&hook->bus->hooks, 1);
-    free(hook);
-}
-
-static void on_nats_closed(natsConnection *nats, void *closure)
-{
-    struct bus *bus = closure;
-    (void)nats;
-    atomic_store(&bus->closed, true);
-}
-
-static void on_nats_disconnected(natsConnection *nats, void *closure)
-{
-    (void)nats;
-    hand_over(closure, INBOUND_STATE, NULL, 0, false);
-}
-
-static void on_nats_connected(natsConnection *nats, void *closure)
-{
-    (void)nats;
-    hand_over(closure, INBOUND_STATE, NULL, 0, true);
-}
-
-static void on_nats_error(natsConnection *nats, natsSubscription *sub, natsStatus status,
-                          void *closure)
-{
-    (void)sub;
-    (void)closure;
-    const char *text = NULL;
-    natsConnection_GetLastError(nats, &text);
-    log_warn("broker.error status=\"%s\" text=\"%s\"", natsStatus_GetText(status),
-             text != NULL ? text : "");
-}
-
-/* ---- the loop's side ---- */
 
 const char *bus_message_header(const struct bus_message *message, const char *name)
 {
@@ -315,111 +234,77 @@ static void state_changed(struct bus *bus, bool connected)
         bus->on_state(bus->arg, connected);
 }
 
-/* A pull's inbox was drained: nothing can come to it any more. */
-static void drained(struct bus *bus, uint64_t subscription)
+/* A pull whose inbox was drained: nothing can come to it any more. */
+static bool end_drained(struct bus *bus)
 {
     for (struct channel *channel = bus->channels; channel != NULL; channel = channel->next) {
         struct request *request;
-        if (channel->request == 0 || channel->subscription->number != subscription)
+        if (channel->request == 0 || natsSubscription_DrainCompletionStatus(
+                                         channel->subscription->nats) == NATS_ILLEGAL_STATE)
             continue;
         HASH_FIND(hh, bus->requests, &channel->request, sizeof channel->request, request);
+        if (request == NULL)
+            continue;
         err_set(ERR_CANCELLED, "the pull was taken back");
-        if (request != NULL)
-            request_fail(bus, request, ERR_CANCELLED);
-        return;
+        request_fail(bus, request, ERR_CANCELLED);
+        return true;
     }
+    return false;
 }
 
-static void handle(struct bus *bus, const struct inbound *item)
+/* Takes what has come for one subscription.  False: it ended meanwhile. */
+static bool take_messages(struct bus *bus, uint64_t number)
 {
     struct bus_subscription *sub;
-    if (item->kind == INBOUND_STATE) {
-        state_changed(bus, item->connected);
-    } else if (item->kind == INBOUND_COMPLETE) {
-        drained(bus, item->subscription);
-    } else {
-        HASH_FIND(hh, bus->subscriptions, &item->subscription, sizeof item->subscription, sub);
-        if (sub != NULL) {
-            struct bus_message message = view(item->message);
-            sub->fn(sub->arg, &message);
-        }
-        natsMsg_Destroy(item->message);
+    natsMsg *raw;
+    for (;;) {
+        /* Looked up each time: a callback may end it. */
+        HASH_FIND(hh, bus->subscriptions, &number, sizeof number, sub);
+        if (sub == NULL)
+            return false;
+        if (natsSubscription_NextMsg(&raw, sub->nats, 0) != NATS_OK)
+            return true;
+        struct bus_message message = view(raw);
+        sub->fn(sub->arg, &message);
+        spend(bus, raw);
     }
 }
 
-static void on_wake(void *arg)
+static void on_readable(void *arg)
 {
     struct bus *bus = arg;
-    struct inbound *item;
-    /* Bounded, so that a flood can't starve timers and sockets; the rest comes next turn. */
-    for (int i = 0; i < 1024; i++) {
-        item = queue_pop(bus->inbound);
-        if (item == NULL)
-            return;
-        handle(bus, item);
-        free(item);
+    struct bus_subscription *sub, *next;
+    bool again = true;
+    link_hold(bus->link); /* the answers to all of it leave together */
+    while (again) {
+        again = false;
+        HASH_ITER(hh, bus->subscriptions, sub, next)
+        {
+            uint64_t after = next != NULL ? next->number : 0;
+            take_messages(bus, sub->number);
+            if (after == 0)
+                break;
+            HASH_FIND(hh, bus->subscriptions, &after, sizeof after, sub);
+            if (sub == NULL) {
+                again = true; /* the next one ended in a callback: from the start */
+                break;
+            }
+        }
     }
-    loop_wake_send(bus->wake);
+    link_release(bus->link);
 }
 
-static natsStatus set_options(natsOptions *opts, struct bus *bus, const struct bus_config *config)
+static void on_drain(void *arg)
 {
-    natsStatus s = natsOptions_SetURL(opts, config->join->url);
-    if (s == NATS_OK && config->join->user != NULL)
-        s = natsOptions_SetUserInfo(opts, config->join->user, config->join->password);
-    if (s == NATS_OK)
-        s = natsOptions_SetName(opts, config->client_name);
-    if (s == NATS_OK)
-        s = natsOptions_SetTimeout(opts, CONNECT_MS);
-    if (s == NATS_OK)
-        s = natsOptions_SetPingInterval(opts, PING_MS);
-    if (s == NATS_OK)
-        s = natsOptions_SetMaxReconnect(opts, -1);
-    if (s == NATS_OK)
-        s = natsOptions_SetReconnectWait(opts, RECONNECT_WAIT);
-    if (s == NATS_OK)
-        s = natsOptions_SetReconnectJitter(opts, RECONNECT_JITTER, RECONNECT_JITTER);
-    if (s == NATS_OK)
-        s = natsOptions_SetReconnectBufSize(opts, 1); /* nothing is sent late by surprise */
-    if (s == NATS_OK)
-        s = natsOptions_SetSendAsap(opts, true);
-    if (s == NATS_OK)
-        s = natsOptions_UseGlobalMessageDelivery(opts, true);
-    if (s == NATS_OK)
-        s = natsOptions_SetErrorHandler(opts, on_nats_error, bus);
-    if (s == NATS_OK)
-        s = natsOptions_SetDisconnectedCB(opts, on_nats_disconnected, bus);
-    if (s == NATS_OK)
-        s = natsOptions_SetReconnectedCB(opts, on_nats_connected, bus);
-    if (s == NATS_OK)
-        s = natsOptions_SetClosedCB(opts, on_nats_closed, bus);
-    if (s == NATS_OK && config->wait)
-        s = natsOptions_SetRetryOnFailedConnect(opts, true, on_nats_connected, bus);
-    return s;
+    struct bus *bus = arg;
+    on_readable(bus);
+    while (end_drained(bus)) {
+    }
 }
 
-static enum err connect_to(struct bus *bus, const struct bus_config *config)
+static void on_link_state(void *arg, bool connected)
 {
-    natsOptions *opts = NULL;
-    natsStatus s = nats_Open(-1);
-    if (s == NATS_OK)
-        s = nats_SetMessageDeliveryPoolSize(1);
-    if (s == NATS_OK)
-        s = natsOptions_Create(&opts);
-    if (s == NATS_OK)
-        s = set_options(opts, bus, config);
-    if (s == NATS_OK)
-        s = natsConnection_Connect(&bus->nats, opts);
-    natsOptions_Destroy(opts);
-    if (s == NATS_NOT_YET_CONNECTED && config->wait)
-        return ERR_OK;
-    if (s != NATS_OK) {
-        nats_failed(s, config->join->url);
-        return err_prefix(s == NATS_CONNECTION_AUTH_FAILED ? ERR_DENIED : ERR_UNAVAILABLE,
-                          "can't reach the broker (is `wyvern up` running?)");
-    }
-    bus->connected = true;
-    return ERR_OK;
+    state_changed(arg, connected);
 }
 
 enum err bus_open(struct bus **out, struct loop *loop, const struct bus_config *config)
@@ -432,13 +317,12 @@ enum err bus_open(struct bus **out, struct loop *loop, const struct bus_config *
     snprintf(bus->inbox, sizeof bus->inbox, "_INBOX_%s.%s", config->role, tag);
     bus->on_state = config->on_state;
     bus->arg = config->arg;
-    enum err err = loop_wake_new(&bus->wake, loop, on_wake, bus);
+    const struct link_callbacks callbacks = {on_readable, on_link_state, bus};
+    enum err err = loop_timer_new(&bus->sweep, loop, on_sweep, bus);
     if (err == ERR_OK)
-        err = queue_new(&bus->inbound, INBOUND_MAX, loop_wake_send, bus->wake);
+        err = loop_timer_new(&bus->drain, loop, on_drain, bus);
     if (err == ERR_OK)
-        err = loop_timer_new(&bus->sweep, loop, on_sweep, bus);
-    if (err == ERR_OK)
-        err = connect_to(bus, config);
+        err = link_open(&bus->link, &bus->connected, loop, config, &callbacks);
     if (err == ERR_OK) {
         char subject[128];
         bus_inbox(bus, "r.*", subject, sizeof subject);
@@ -454,24 +338,11 @@ enum err bus_open(struct bus **out, struct loop *loop, const struct bus_config *
     return ERR_OK;
 }
 
-/* Waits until no thread of libnats can call us any more: each subscription says when it is
- * complete, and the connection's closed callback is its last. */
-static bool wait_quiet(struct bus *bus)
-{
-    const struct timespec pause = {.tv_nsec = NS_PER_MS};
-    int64_t deadline = clock_mono_ns() + CONNECT_MS * NS_PER_MS;
-    while (atomic_load(&bus->hooks) > 0 || !atomic_load(&bus->closed)) {
-        if (clock_mono_ns() > deadline)
-            return false;
-        nanosleep(&pause, NULL);
-    }
-    return true;
-}
-
 void bus_close(struct bus *bus)
 {
     if (bus == NULL)
         return;
+    bus->connected = false; /* nothing new from inside the callbacks */
     err_set(ERR_CANCELLED, "the connection to the broker was closed");
     requests_fail_all(bus, ERR_CANCELLED);
     struct bus_subscription *sub, *next;
@@ -479,28 +350,17 @@ void bus_close(struct bus *bus)
     {
         bus_unsubscribe(sub);
     }
-    if (bus->nats != NULL) {
-        natsConnection_Close(bus->nats);
-        bool quiet = wait_quiet(bus);
-        natsConnection_Destroy(bus->nats);
-        if (!quiet) {
-            log_error("broker.close_stuck");
-            return; /* leaked on purpose: a thread may still use it */
-        }
-    }
-    struct inbound *item;
-    while (bus->inbound != NULL && (item = queue_pop(bus->inbound)) != NULL) {
-        natsMsg_Destroy(item->message);
-        free(item);
-    }
+    if (bus->link != NULL)
+        link_flush(bus->link); /* what was said last */
+    link_close(bus->link);
+    spent_destroy(bus);
     loop_timer_free(bus->sweep);
+    loop_timer_free(bus->drain);
     while (bus->channels != NULL) {
         struct channel *channel = bus->channels;
         bus->channels = channel->next;
         free(channel); /* its subscription ended with the others */
     }
-    queue_free(bus->inbound);
-    loop_wake_free(bus->wake);
     free(bus);
 }
 
@@ -513,26 +373,20 @@ enum err bus_subscribe(struct bus_subscription **out, struct bus *bus, const cha
                        bus_message_fn *fn, void *arg)
 {
     struct bus_subscription *sub = calloc(1, sizeof *sub);
-    struct hook *hook = calloc(1, sizeof *hook);
-    if (sub == NULL || hook == NULL) {
-        free(sub);
-        free(hook);
+    if (sub == NULL)
         return err_set(ERR_NOMEM, "out of memory");
-    }
     *sub =
         (struct bus_subscription){.number = ++bus->next_number, .bus = bus, .fn = fn, .arg = arg};
-    *hook = (struct hook){bus, sub->number};
-    HASH_ADD(hh, bus->subscriptions, number, sizeof sub->number, sub);
-    natsStatus s = natsConnection_Subscribe(&sub->nats, bus->nats, subject, on_nats_message, hook);
+    natsStatus s = natsConnection_SubscribeSync(&sub->nats, link_nats(bus->link), subject);
+    if (s == NATS_OK)
+        s = natsSubscription_SetPendingLimits(sub->nats, INBOUND_MAX, -1);
     if (s != NATS_OK) {
-        HASH_DELETE(hh, bus->subscriptions, sub);
+        natsSubscription_Destroy(sub->nats);
         free(sub);
-        free(hook);
-        return nats_failed(s, subject);
+        return link_failed(s, subject);
     }
-    atomic_fetch_add(&bus->hooks, 1);
-    natsSubscription_SetOnCompleteCB(sub->nats, on_nats_complete, hook);
-    natsSubscription_SetPendingLimits(sub->nats, INBOUND_MAX, -1);
+    HASH_ADD(hh, bus->subscriptions, number, sizeof sub->number, sub);
+    link_flush(bus->link);
     *out = sub;
     return ERR_OK;
 }
@@ -544,29 +398,44 @@ void bus_unsubscribe(struct bus_subscription *sub)
     HASH_DELETE(hh, sub->bus->subscriptions, sub);
     natsSubscription_Unsubscribe(sub->nats);
     natsSubscription_Destroy(sub->nats);
+    link_flush(sub->bus->link);
     free(sub);
+}
+
+void bus_hold(struct bus *bus)
+{
+    link_hold(bus->link);
+}
+
+void bus_release(struct bus *bus)
+{
+    link_release(bus->link);
 }
 
 static enum err publish(struct bus *bus, const char *subject, const char *reply,
                         const struct bus_header *headers, size_t header_count, const void *data,
                         size_t len)
 {
+    natsConnection *nats = link_nats(bus->link);
+    natsStatus s;
     if (!bus->connected)
         return err_set(ERR_UNAVAILABLE, "the broker is away");
-    natsStatus s;
     if (header_count == 0) {
-        s = reply != NULL ? natsConnection_PublishRequest(bus->nats, subject, reply, data, (int)len)
-                          : natsConnection_Publish(bus->nats, subject, data, (int)len);
-        return s == NATS_OK ? ERR_OK : nats_failed(s, subject);
+        s = reply != NULL ? natsConnection_PublishRequest(nats, subject, reply, data, (int)len)
+                          : natsConnection_Publish(nats, subject, data, (int)len);
+    } else {
+        natsMsg *message = NULL;
+        s = natsMsg_Create(&message, subject, reply, data, (int)len);
+        for (size_t i = 0; s == NATS_OK && i < header_count; i++)
+            s = natsMsgHeader_Set(message, headers[i].name, headers[i].value);
+        if (s == NATS_OK)
+            s = natsConnection_PublishMsg(nats, message);
+        spend(bus, message);
     }
-    natsMsg *message = NULL;
-    s = natsMsg_Create(&message, subject, reply, data, (int)len);
-    for (size_t i = 0; s == NATS_OK && i < header_count; i++)
-        s = natsMsgHeader_Set(message, headers[i].name, headers[i].value);
-    if (s == NATS_OK)
-        s = natsConnection_PublishMsg(bus->nats, message);
-    natsMsg_Destroy(message);
-    return s == NATS_OK ? ERR_OK : nats_failed(s, subject);
+    if (s != NATS_OK)
+        return link_failed(s, subject);
+    link_flush(bus->link);
+    return ERR_OK;
 }
 
 enum err bus_publish(struct bus *bus, const char *subject, const struct bus_header *headers,
@@ -670,6 +539,8 @@ void bus_pulls_end(struct bus *bus)
         if (channel->request != 0)
             natsSubscription_Drain(channel->subscription->nats);
     }
+    link_flush(bus->link);
+    loop_timer_start(bus->drain, DRAIN_MS, DRAIN_MS);
 }
 
 void bus_request_cancel(struct bus *bus, uint64_t id)

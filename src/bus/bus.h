@@ -1,10 +1,9 @@
 /*
  * bus.h - one connection to the broker, seen from a loop.  Alone with its folder it knows nats.h.
  *
- * All calls and callbacks on the loop's thread.  libnats reads on threads of its own; they only
- * push messages to a bounded queue that wakes the loop.  Nothing is buffered while the broker is
- * away: publishes fail with ERR_UNAVAILABLE, requests with a timeout, and the owner is told when
- * the broker is back.  Subscriptions survive a reconnect.
+ * All calls and callbacks on the loop's thread, which also reads and writes the socket.  Nothing is
+ * buffered while the broker is away: publishes fail with ERR_UNAVAILABLE, requests with a timeout,
+ * and the owner is told when the broker is back.  Subscriptions survive a reconnect.
  */
 #ifndef WYVERN_BUS_BUS_H
 #define WYVERN_BUS_BUS_H
@@ -64,6 +63,10 @@ void bus_unsubscribe(struct bus_subscription *subscription);
 MUST_USE enum err bus_publish(struct bus *bus, const char *subject,
                               const struct bus_header *headers, size_t header_count,
                               const void *data, size_t len);
+
+/* What is published between hold and release leaves in one write. */
+void bus_hold(struct bus *bus);
+void bus_release(struct bus *bus);
 
 /*
  * A request: fn gets each answer.  It returns false when it wants no more; until then further

@@ -160,11 +160,14 @@ static void sweep_next(struct respond *respond);
 
 static void on_expired(void *arg, enum err err, uint64_t sequence)
 {
+    char *id = arg;
     (void)sequence;
-    (void)arg;
-    /* ERR_EXISTS: a worker had just taken it, or it was cancelled. */
-    if (err != ERR_OK && err != ERR_EXISTS)
-        log_warn("prompt.unexpired why=\"%s\"", err_text());
+    /* ERR_EXISTS: a worker has taken it, or it was cancelled. */
+    if (err == ERR_OK)
+        log_info("prompt.expired prompt=%s", id);
+    else if (err != ERR_EXISTS)
+        log_warn("prompt.unexpired prompt=%s why=\"%s\"", id, err_text());
+    free(id);
 }
 
 static void expire(struct respond *respond, const struct prompt *prompt, double accepted_at)
@@ -180,8 +183,9 @@ static void expire(struct respond *respond, const struct prompt *prompt, double 
         .detached = prompt->detached,
         .accepted_at = accepted_at,
     };
-    if (endings_cancel(respond->endings, &spec, on_expired, respond) == ERR_OK)
-        log_info("prompt.expired prompt=%s", prompt->id);
+    char *id = strdup(prompt->id);
+    if (id == NULL || endings_cancel(respond->endings, &spec, on_expired, id) != ERR_OK)
+        free(id); /* the next sweep tries again */
 }
 
 static void on_next(void *arg, enum err err, uint64_t sequence, double accepted_at,
@@ -189,10 +193,14 @@ static void on_next(void *arg, enum err err, uint64_t sequence, double accepted_
 {
     struct respond *respond = arg;
     respond->sweeping = false;
-    /* Oldest first: the first young one ends the sweep. */
-    if (err != ERR_OK || clock_wall() - accepted_at < respond->settings->max_wait_s)
+    /* Oldest first: the first young one ends the sweep.  One that can't be read is left to the
+     * worker who gets it. */
+    bool unreadable = err != ERR_OK && sequence != 0;
+    if (!unreadable &&
+        (err != ERR_OK || clock_wall() - accepted_at < respond->settings->max_wait_s))
         return;
-    expire(respond, prompt, accepted_at);
+    if (!unreadable)
+        expire(respond, prompt, accepted_at);
     respond->sweep_from = sequence + 1;
     if (++respond->swept < SWEEP_AT_ONCE)
         sweep_next(respond);

@@ -111,6 +111,30 @@ def test_the_broker_dies_with_prompts_waiting(start):
         assert reply.json()["choices"][0]["message"]["content"] == fake_text(f"q{i}", 20)
 
 
+def test_the_broker_dies_between_a_prompts_delivery_and_its_claim(start):
+    """A stopped worker finds prompts and the connection's end at once: it can't claim them."""
+    service = start(workers=1, slots=4, model="fake:tokens=10,delay_ms=5")
+    for turn in range(2):
+        worker = next(iter(worker_pids(service).values()))
+        broker = service.status()["broker"]["pid"]
+        os.kill(worker, signal.SIGSTOP)
+        with ThreadPoolExecutor(4) as pool:
+            replies = [pool.submit(service.post, f"c{turn}{i}", timeout=20) for i in range(4)]
+            try:
+                # delivered, where the worker had a pull under way
+                wait_for(lambda: service.status()["queue"]["in_flight"]
+                         or accepted(service, replies) >= 4, "prompts in the queue", 5)
+            finally:
+                kill(broker)
+                os.kill(worker, signal.SIGCONT)
+            bodies = [r.result() for r in replies]
+        for i, reply in enumerate(bodies):
+            assert reply.status_code in (200, 503), reply.text
+            if reply.status_code == 200:
+                assert reply.json()["choices"][0]["message"]["content"] == \
+                    fake_text(f"c{turn}{i}", 10)
+
+
 def accepted(service, replies):
     queue = service.status()["queue"]
     return queue["waiting"] + queue["in_flight"] + sum(r.done() for r in replies)

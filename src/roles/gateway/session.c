@@ -50,6 +50,11 @@ struct session {
     bool asking;      /* a read of the record is under way */
     bool cancelling;
     struct piece_reader reader;
+    struct {                  /* about the read of the stream that is under way */
+        uint64_t sum;         /* over the stored text, as far as it was delivered already */
+        char nonce[TAG_SIZE]; /* of the last piece it brought */
+        bool claim_heard;     /* a claim was heard meanwhile, perhaps later than what it finds */
+    } fill;
     size_t delivered;       /* bytes of reply text handed to HTTP */
     uint64_t delivered_sum; /* FNV-1a over them */
     int64_t came_ns, heard_ns, wrote_ns;
@@ -189,6 +194,7 @@ static void deliver_text(struct session *session, const char *text, size_t len)
 /* New pieces, from number `skip` of the message on, as one chunk. */
 static void deliver_pieces(struct session *session, const struct pieces *pieces, size_t skip)
 {
+    session->heard_ns = clock_mono_ns();
     if (pieces->count - skip == 1) {
         deliver_text(session, pieces->items[skip].text, pieces->items[skip].text_len);
         return;
@@ -249,6 +255,15 @@ static void on_erased(void *arg, enum err err, uint64_t sequence)
         log_warn("reply.text_kept why=\"%s\"", err_text()); /* until --keep has passed */
 }
 
+/* Nobody asked us to keep what was said. */
+static void session_erase(const struct session *session, const struct reply *record,
+                          uint64_t sequence)
+{
+    if (!record->detached && record->text != NULL && sequence != 0 &&
+        replies_erase_text(session->gateway->bus, record, sequence, on_erased, NULL) != ERR_OK)
+        log_warn("reply.text_kept prompt=%s why=\"%s\"", session->id, err_text());
+}
+
 /* Is what was delivered the beginning of the record's text? */
 static bool record_continues(const struct session *session, const struct reply *record)
 {
@@ -282,10 +297,7 @@ static void session_record(struct session *session, const struct reply *record, 
                  session->id, reply_status_name(record->status), record->worker, record->responder,
                  record->attempt);
     }
-    /* Nobody asked us to keep what was said. */
-    if (!record->detached && record->text != NULL && sequence != 0 &&
-        replies_erase_text(gateway->bus, record, sequence, on_erased, NULL) != ERR_OK)
-        log_warn("reply.text_kept prompt=%s why=\"%s\"", session->id, err_text());
+    session_erase(session, record, sequence);
     session_end(session);
 }
 
@@ -315,14 +327,23 @@ static void session_spliced(struct session *session)
 static void on_stored(void *arg, const struct pieces *pieces)
 {
     struct session *session = arg;
-    if (session->state != SESSION_OPEN || pieces->first + pieces->count <= session->reader.next)
+    size_t skip = 0; /* pieces that were delivered already */
+    if (session->state != SESSION_OPEN || pieces->first > session->reader.next)
+        return; /* the latter can't be: a read begins with the first */
+    for (; skip < pieces->count && pieces->first + skip < session->reader.next; skip++)
+        session->fill.sum =
+            sum_text(session->fill.sum, pieces->items[skip].text, pieces->items[skip].text_len);
+    if (pieces->first + skip == session->reader.next &&
+        session->fill.sum != session->delivered_sum) {
+        session_spliced(session); /* the store went on from before what was delivered */
         return;
-    if (pieces->first > session->reader.next)
-        return; /* can't be: a read begins with the first */
-    size_t skip = (size_t)(session->reader.next - pieces->first);
+    }
+    memcpy(session->fill.nonce, pieces->nonce, sizeof session->fill.nonce);
+    if (skip == pieces->count)
+        return;
     session->reader.next = pieces->first + pieces->count;
-    session->reader.fresh = false;
     deliver_pieces(session, pieces, skip);
+    session->fill.sum = session->delivered_sum;
 }
 
 static void on_stored_end(void *arg, enum err err, const struct claim *latest, uint64_t sequence)
@@ -332,8 +353,10 @@ static void on_stored_end(void *arg, enum err err, const struct claim *latest, u
     session->filling = false;
     if (!session_back(session))
         return;
-    if (err == ERR_OK && latest != NULL && session->state == SESSION_OPEN)
+    if (err == ERR_OK && latest != NULL && !session->fill.claim_heard)
         piece_reader_claim(&session->reader, latest);
+    if (strcmp(session->fill.nonce, session->reader.nonce) == 0)
+        session->reader.fresh = false; /* pieces of its claim were read */
 }
 
 /* Reads what the stream has of a streamed reply. */
@@ -345,6 +368,9 @@ static void session_fill(struct session *session)
                     on_stored_end, session) != ERR_OK)
         return; /* the next look tries again */
     session->filling = true;
+    session->fill.sum = FNV_BASIS;
+    session->fill.nonce[0] = '\0';
+    session->fill.claim_heard = false;
     session->pending++;
 }
 
@@ -381,6 +407,22 @@ static void session_pieces(struct session *session, const struct bus_message *me
     pieces_done(&pieces);
 }
 
+static void session_heard_record(struct session *session, const struct bus_message *message)
+{
+    struct reply record = {0};
+    const char *text = bus_message_header(message, "Nats-Sequence");
+    uint64_t sequence = text != NULL ? strtoull(text, NULL, 10) : 0;
+    bool leaving = session->state == SESSION_LEAVING;
+    if ((!leaving && session->state != SESSION_OPEN) ||
+        reply_decode(&record, message->data, message->len) != ERR_OK)
+        return;
+    if (leaving)
+        session_erase(session, &record, sequence); /* the cancellation goes its own way */
+    else
+        session_record(session, &record, sequence);
+    reply_done(&record);
+}
+
 void session_live(struct gateway *gateway, const struct bus_message *message)
 {
     struct subject_parts parts;
@@ -392,22 +434,24 @@ void session_live(struct gateway *gateway, const struct bus_message *message)
     if (session == NULL)
         return;
     session->heard_early = session->state == SESSION_OFFERED;
-    if (session->state != SESSION_OPEN)
+    if (kind == SUBJECT_REPLY) {
+        session_heard_record(session, message);
+    } else if (session->state != SESSION_OPEN) {
         return;
-    session->heard_ns = clock_mono_ns();
-    if (kind == SUBJECT_CLAIM) {
+    } else if (kind == SUBJECT_CLAIM) {
         struct claim claim;
-        if (claim_decode(&claim, message->data, message->len) == ERR_OK)
-            piece_reader_claim(&session->reader, &claim);
+        if (claim_decode(&claim, message->data, message->len) != ERR_OK)
+            return;
+        session->heard_ns = clock_mono_ns();
+        session->fill.claim_heard = true;
+        piece_reader_claim(&session->reader, &claim);
     } else if (kind == SUBJECT_PIECES) {
+        /* Streamed, only what can be delivered counts as heard: pieces of a claim that passed
+         * unheard must not keep us from looking. */
         if (session->request.stream)
             session_pieces(session, message);
-    } else if (kind == SUBJECT_REPLY) {
-        struct reply record = {0};
-        const char *sequence = bus_message_header(message, "Nats-Sequence");
-        if (reply_decode(&record, message->data, message->len) == ERR_OK)
-            session_record(session, &record, sequence != NULL ? strtoull(sequence, NULL, 10) : 0);
-        reply_done(&record);
+        else
+            session->heard_ns = clock_mono_ns();
     }
 }
 
@@ -450,6 +494,16 @@ static void session_cancel(struct session *session)
 
 static void session_offer(struct session *session);
 
+/* The queue has it; what is still needed of it here is little, and many may wait for long. */
+static void session_drop_question(struct session *session)
+{
+    const struct chat_request rest = {.stream = session->request.stream,
+                                      .include_usage = session->request.include_usage,
+                                      .prompt = {.model = session->gateway->join.model}};
+    chat_request_done(&session->request);
+    session->request = rest;
+}
+
 static void on_offered(void *arg, enum err err, uint64_t sequence)
 {
     struct session *session = arg;
@@ -466,6 +520,7 @@ static void on_offered(void *arg, enum err err, uint64_t sequence)
     } else if (err == ERR_OK) {
         session->state = SESSION_OPEN;
         session->heard_ns = clock_mono_ns();
+        session_drop_question(session);
         figures_accepted(session->gateway->figures);
         log_info("prompt.accepted prompt=%s stream=%d", session->id, session->request.stream);
         if (session->heard_early || session->offer_lost)
@@ -514,6 +569,7 @@ void session_begin(struct gateway *gateway, struct http_exchange *exchange,
     prompt->model = gateway->join.model;
     HASH_ADD_STR(gateway->sessions, id, session);
     http_on_close(exchange, on_http_closed, session);
+    http_request_drop_body(exchange); /* many may wait for long */
     session_offer(session);
 }
 

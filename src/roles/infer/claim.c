@@ -66,6 +66,10 @@ static void on_stored_read(void *arg, enum err err, const struct claim *latest, 
             job_drop(job);
             return;
         }
+        if (!job->in_model && !job->ended) {
+            job_go(job); /* it was stopped for an ending that did not come about */
+            return;
+        }
         job->state = JOB_RUNNING;
         job_flush(job);
         return;
@@ -109,6 +113,18 @@ static void on_record(void *arg, enum err err, uint64_t sequence, const struct r
     }
 }
 
+/* Somebody claimed before us: what our model made without a claim may differ from what was stored,
+ * and must not go on from there. */
+static void job_restart(struct job *job)
+{
+    if (!job->in_model) {
+        job_begin_again(job);
+        return;
+    }
+    job->restart = true; /* once the model has let go of it */
+    job_stop_model(job);
+}
+
 static void on_claimed(void *arg, enum err err, uint64_t sequence)
 {
     struct job *job = arg;
@@ -130,16 +146,11 @@ static void on_claimed(void *arg, enum err err, uint64_t sequence)
             job_broken(job);
     } else if (err == ERR_EXISTS) {
         job->fast = false;
-        if (job->in_model && !job->held) {
-            job->restart = true;
-            job_stop_model(job);
-        } else if (job->started && !job->held) {
-            job_begin_again(job);
-        } else {
+        if (job->started && !job->held)
+            job_restart(job);
+        else
             job_sync(job);
-        }
     } else {
-        job->fast = false;
         job_broken(job);
     }
 }
@@ -216,6 +227,8 @@ static void on_last_claim(void *arg, enum err err, uint64_t sequence, const stru
     } else if (job->held) {
         log_warn("job.lost prompt=%s to=%s", job->id, claim->worker);
         job_drop(job);
+    } else if (job->started) {
+        job_restart(job);
     } else {
         take_over(job, claim, sequence);
     }

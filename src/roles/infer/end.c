@@ -71,7 +71,7 @@ void job_finish(struct job *job)
         .response_id = "",
         .status = job->error == ERR_OK ? REPLY_COMPLETED : REPLY_FAILED,
         .finish_reason = finish != NULL && job->error == ERR_OK ? finish : "",
-        .text = buf_text(&job->kept.text),
+        .text = job->error != ERR_LIMIT ? buf_text(&job->kept.text) : "", /* it would not fit */
         .pieces = job->kept.count,
         .error_code = job->error != ERR_OK ? job->error_code : "",
         .error_text = job->error_text,
@@ -94,7 +94,13 @@ void job_finish(struct job *job)
     job->state = JOB_ENDING;
     log_info("job.done prompt=%s status=%s tokens=%u attempt=%u", job->id,
              reply_status_name(ending.status), job->reply_tokens, job->claim.attempt);
-    if (endings_put(infer->endings, &ending, on_recorded, job) == ERR_OK)
+    enum err err = endings_put(infer->endings, &ending, on_recorded, job);
+    if (err == ERR_LIMIT && job->error == ERR_OK) {
+        job_fail(job, ERR_LIMIT, "reply_too_long", 500, "the reply grew beyond its bound");
+        job_finish(job);
+        return;
+    }
+    if (err == ERR_OK)
         job->pending++;
     else
         job_drop(job);

@@ -114,7 +114,7 @@ static bool may_leave(struct infer *infer)
 
 void infer_kick(struct infer *infer)
 {
-    if (jobs_occupying(infer) != infer->presence.active)
+    if (infer->teller != NULL && jobs_occupying(infer) != infer->presence.active)
         teller_tell_soon(infer->teller);
     if (infer->leaving) {
         if (may_leave(infer))
@@ -238,7 +238,9 @@ static void on_event(void *arg, uint64_t run, const struct engine_event *event)
 static void on_step_done(void *arg)
 {
     struct infer *infer = arg;
+    bus_hold(infer->bus); /* one write for all that the step brought */
     jobs_flush(infer);
+    bus_release(infer->bus);
     infer_kick(infer);
 }
 
@@ -353,6 +355,7 @@ int role_infer(const struct settings *settings, int argc, char **argv)
     model_thread_stop(infer.model);
     endings_free(infer.endings);
     teller_free(infer.teller);
+    infer.teller = NULL; /* closing the bus still ends fetches */
     bus_close(infer.bus);
     jobs_free(&infer);
     struct owner *owner, *next;

@@ -9,7 +9,17 @@
 #include "base/proc.h"
 #include "bus/replies.h"
 
+#define AGAIN_MS 100 /* a prompt that we have only just let go of comes again after this */
+
 /* ---- coming and going ---- */
+
+static void job_release(struct job *job)
+{
+    kept_done(&job->kept);
+    prompt_done(&job->prompt);
+    free(job->raw);
+    free(job);
+}
 
 void job_try_free(struct job *job)
 {
@@ -17,10 +27,7 @@ void job_try_free(struct job *job)
     if (job->state != JOB_GONE || job->pending > 0 || job->in_model)
         return;
     HASH_DELETE(by_id, infer->jobs_by_id, job);
-    kept_done(&job->kept);
-    prompt_done(&job->prompt);
-    free(job->raw);
-    free(job);
+    job_release(job);
     infer_kick(infer);
 }
 
@@ -45,6 +52,7 @@ bool job_back(struct job *job)
 void job_broken(struct job *job)
 {
     log_debug("job.broken prompt=%s why=\"%s\"", job->id, err_text());
+    job->fast = false; /* the next claim comes after a look */
     job->state = JOB_BROKEN;
 }
 
@@ -84,6 +92,20 @@ static void on_rejected(void *arg, enum err err, uint64_t sequence)
     (void)sequence;
 }
 
+/* The broker did not hear our heartbeats and gave a prompt out again: to us, who hold it. */
+static void job_again(struct job *job, const struct prompt_delivery *delivery)
+{
+    if (job->state == JOB_GONE) {
+        /* It only waits for its callbacks: whoever gets it after those begins anew. */
+        prompts_hand_back(job->infer->bus, delivery->ack, AGAIN_MS);
+        return;
+    }
+    /* What went before goes on, under the new delivery. */
+    proc_report("-%s", job->ack);
+    snprintf(job->ack, sizeof job->ack, "%s", delivery->ack);
+    proc_report("+%s", job->ack);
+}
+
 void job_begin(struct infer *infer, const struct prompt_delivery *delivery)
 {
     struct job *job = job_new(infer, delivery), *other;
@@ -96,15 +118,8 @@ void job_begin(struct infer *infer, const struct prompt_delivery *delivery)
     }
     HASH_FIND(by_id, infer->jobs_by_id, job->id, strlen(job->id), other);
     if (other != NULL) {
-        /* The broker did not hear our heartbeats and gave it out again: to us.  What went before
-         * goes on, under the new delivery. */
-        proc_report("-%s", other->ack);
-        snprintf(other->ack, sizeof other->ack, "%s", delivery->ack);
-        proc_report("+%s", other->ack);
-        kept_done(&job->kept);
-        prompt_done(&job->prompt);
-        free(job->raw);
-        free(job);
+        job_again(other, delivery);
+        job_release(job);
         return;
     }
     HASH_ADD(by_id, infer->jobs_by_id, id, strlen(job->id), job);
@@ -170,7 +185,8 @@ void jobs_reconnected(struct infer *infer)
     struct job *job, *next;
     HASH_ITER(by_id, infer->jobs_by_id, job, next)
     {
-        if (job->state == JOB_RUNNING && job->pending == 0)
+        bool broken = job->state == JOB_BROKEN && !job->cancelling;
+        if ((job->state == JOB_RUNNING || broken) && job->pending == 0)
             job_sync(job);
     }
 }
@@ -205,9 +221,6 @@ void jobs_free(struct infer *infer)
         if (job->in_model)
             HASH_DELETE(by_run, infer->jobs_by_run, job);
         HASH_DELETE(by_id, infer->jobs_by_id, job);
-        kept_done(&job->kept);
-        prompt_done(&job->prompt);
-        free(job->raw);
-        free(job);
+        job_release(job);
     }
 }
