@@ -20,6 +20,7 @@
 #include "bus/replies.h"
 #include "bus/tokens.h"
 #include "http/sse.h"
+#include "roles/gateway/deliver.h"
 #include "roles/gateway/gateway.h"
 #include "wire/subject.h"
 
@@ -28,24 +29,19 @@
 #define SILENCE_QUEUE_MS 5000  /* the same while nobody has claimed it */
 #define HEADERS_LATE_MS  10000 /* a stream without a first piece begins anyway after this */
 #define COMMENT_MS       15000 /* a silent stream's sign of life */
-#define CHUNK_BYTES_MAX  ((size_t)8 << 20)
 
 enum session_state { SESSION_OFFERED, SESSION_OPEN, SESSION_LEAVING, SESSION_GONE };
 
 struct session {
     struct gateway *gateway;
-    struct http_exchange *exchange; /* NULL once it closed */
-    struct chat_request request;
-    char id[ID_SIZE];
-    char response_id[48];
+    struct delivery out;
+    struct chat_request request; /* until it is accepted */
     char prompter[PROMPT_MAX_PROMPTER + 1];
     enum session_state state;
     unsigned pending; /* bus operations that name this session */
     unsigned offers;
     bool offer_lost;  /* an offer may have arrived unheard */
     bool heard_early; /* a worker was faster than the broker's acknowledgement */
-    bool begun;       /* response headers are out */
-    bool role_sent;   /* the first chunk is out */
     bool filling;     /* a read of the stream is under way */
     bool asking;      /* a read of the record is under way */
     bool cancelling;
@@ -55,29 +51,16 @@ struct session {
         char nonce[TAG_SIZE]; /* of the last piece it brought */
         bool claim_heard;     /* a claim was heard meanwhile, perhaps later than what it finds */
     } fill;
-    size_t delivered;       /* bytes of reply text handed to HTTP */
-    uint64_t delivered_sum; /* FNV-1a over them */
-    int64_t came_ns, heard_ns, wrote_ns;
-    double created;
-    UT_hash_handle hh;
+    int64_t came_ns, heard_ns;
+    UT_hash_handle hh; /* by out.id */
 };
-
-#define FNV_BASIS UINT64_C(14695981039346656037)
-#define FNV_PRIME UINT64_C(1099511628211)
-
-static uint64_t sum_text(uint64_t sum, const char *text, size_t len)
-{
-    for (size_t i = 0; i < len; i++)
-        sum = (sum ^ (unsigned char)text[i]) * FNV_PRIME;
-    return sum;
-}
 
 static void session_cancel(struct session *session);
 static void session_look(struct session *session);
 
 static void session_try_free(struct session *session)
 {
-    if (session->state != SESSION_GONE || session->pending > 0 || session->exchange != NULL)
+    if (session->state != SESSION_GONE || session->pending > 0 || session->out.exchange != NULL)
         return;
     HASH_DELETE(hh, session->gateway->sessions, session);
     chat_request_done(&session->request);
@@ -103,9 +86,9 @@ static bool session_back(struct session *session)
 static void on_http_closed(void *arg, bool complete)
 {
     struct session *session = arg;
-    session->exchange = NULL;
+    session->out.exchange = NULL;
     if (!complete && session->state != SESSION_GONE) {
-        log_info("reader.left prompt=%s delivered=%zu", session->id, session->delivered);
+        log_info("reader.left prompt=%s delivered=%zu", session->out.id, session->out.bytes);
         figures_reader_left(session->gateway->figures);
     }
     if (session->state == SESSION_OPEN)
@@ -116,133 +99,23 @@ static void on_http_closed(void *arg, bool complete)
         session_try_free(session);
 }
 
-/* ---- writing to the client ---- */
-
-static const struct http_header *request_id(const struct session *session,
-                                            struct http_header *header)
-{
-    *header = (struct http_header){"x-request-id", session->id};
-    return header;
-}
-
-static void begin_stream(struct session *session)
-{
-    struct http_header header;
-    if (session->begun)
-        return;
-    session->begun = true;
-    session->wrote_ns = clock_mono_ns();
-    sse_begin(session->exchange, request_id(session, &header), 1);
-}
-
-static void send_event(struct session *session, const struct buf *json)
-{
-    session->wrote_ns = clock_mono_ns();
-    /* False means that the reader left: on_http_closed comes and cancels. */
-    (void)!sse_send(session->exchange, NULL, buf_text(json), json->len);
-}
-
-/* An error instead of a reply, or behind what was streamed of it. */
-static void deliver_error(struct session *session, const struct api_error *error)
-{
-    if (session->exchange == NULL)
-        return;
-    if (!session->begun) {
-        gateway_reply_error(session->exchange, error, session->id);
-        return;
-    }
-    struct buf json;
-    buf_init(&json, 4096);
-    if (api_error_write(error, &json) == ERR_OK)
-        send_event(session, &json);
-    buf_done(&json);
-    sse_send(session->exchange, NULL, "[DONE]", 6);
-    http_stream_end(session->exchange);
-}
-
 static void refuse(struct session *session, int status, const char *code, const char *why,
                    const char *text)
 {
     struct api_error error;
     api_error_set(&error, status, code, NULL, "%s", text);
     figures_refused(session->gateway->figures, why);
-    deliver_error(session, &error);
+    delivery_fail(&session->out, &error);
     session_end(session);
 }
 
-static void deliver_text(struct session *session, const char *text, size_t len)
-{
-    if (len == 0)
-        return;
-    session->delivered += len;
-    session->delivered_sum = sum_text(session->delivered_sum, text, len);
-    if (session->exchange == NULL || !session->request.stream)
-        return;
-    if (!session->role_sent)
-        figures_first_piece(session->gateway->figures,
-                            (double)(clock_mono_ns() - session->came_ns) / (double)NS_PER_S);
-    begin_stream(session);
-    struct buf json;
-    buf_init(&json, CHUNK_BYTES_MAX);
-    if (chat_chunk_write(session->response_id, session->request.prompt.model, session->created,
-                         !session->role_sent, text, len, &json) == ERR_OK)
-        send_event(session, &json);
-    buf_done(&json);
-    session->role_sent = true;
-}
-
-/* New pieces, from number `skip` of the message on, as one chunk. */
 static void deliver_pieces(struct session *session, const struct pieces *pieces, size_t skip)
 {
     session->heard_ns = clock_mono_ns();
-    if (pieces->count - skip == 1) {
-        deliver_text(session, pieces->items[skip].text, pieces->items[skip].text_len);
-        return;
-    }
-    struct buf text;
-    buf_init(&text, CHUNK_BYTES_MAX);
-    for (size_t i = skip; i < pieces->count; i++) {
-        if (buf_append(&text, pieces->items[i].text, pieces->items[i].text_len) != ERR_OK)
-            break; /* the record brings the rest */
-    }
-    deliver_text(session, buf_text(&text), text.len);
-    buf_done(&text);
-}
-
-static void deliver_whole(struct session *session, const struct reply *record)
-{
-    struct http_header header;
-    struct buf json;
-    buf_init(&json, CHUNK_BYTES_MAX);
-    if (chat_reply_write(record, &json) == ERR_OK)
-        http_reply(session->exchange, 200, request_id(session, &header), 1, "application/json",
-                   buf_text(&json), json.len);
-    else
-        refuse(session, 500, "server_error", "unavailable", "the reply can't be written");
-    buf_done(&json);
-}
-
-static void deliver_end(struct session *session, const struct reply *record)
-{
-    struct buf json;
-    begin_stream(session);
-    if (!session->role_sent) { /* an empty reply */
-        buf_init(&json, CHUNK_BYTES_MAX);
-        if (chat_chunk_write(session->response_id, record->model, session->created, true, "", 0,
-                             &json) == ERR_OK)
-            send_event(session, &json);
-        buf_done(&json);
-    }
-    buf_init(&json, CHUNK_BYTES_MAX);
-    if (chat_last_chunk_write(record, session->created, &json) == ERR_OK)
-        send_event(session, &json);
-    buf_clear(&json);
-    if (session->request.include_usage &&
-        chat_usage_chunk_write(record, session->created, &json) == ERR_OK)
-        send_event(session, &json);
-    buf_done(&json);
-    sse_send(session->exchange, NULL, "[DONE]", 6);
-    http_stream_end(session->exchange);
+    if (!session->out.role_sent)
+        figures_first_piece(session->gateway->figures,
+                            (double)(session->heard_ns - session->came_ns) / (double)NS_PER_S);
+    delivery_pieces(&session->out, pieces, skip);
 }
 
 /* ---- the record ---- */
@@ -261,15 +134,7 @@ static void session_erase(const struct session *session, const struct reply *rec
 {
     if (!record->detached && record->text != NULL && sequence != 0 &&
         replies_erase_text(session->gateway->bus, record, sequence, on_erased, NULL) != ERR_OK)
-        log_warn("reply.text_kept prompt=%s why=\"%s\"", session->id, err_text());
-}
-
-/* Is what was delivered the beginning of the record's text? */
-static bool record_continues(const struct session *session, const struct reply *record)
-{
-    size_t len = record->text != NULL ? strlen(record->text) : 0;
-    return session->delivered <= len &&
-           sum_text(FNV_BASIS, record->text, session->delivered) == session->delivered_sum;
+        log_warn("reply.text_kept prompt=%s why=\"%s\"", session->out.id, err_text());
 }
 
 static void session_record(struct session *session, const struct reply *record, uint64_t sequence)
@@ -280,22 +145,19 @@ static void session_record(struct session *session, const struct reply *record, 
         figures_ended(gateway->figures, record);
         if (record->status != REPLY_COMPLETED) {
             chat_error_of_reply(record, &error);
-            deliver_error(session, &error);
-        } else if (!session->request.stream) {
-            deliver_whole(session, record);
-        } else if (!record_continues(session, record)) {
-            log_error("reply.diverged prompt=%s delivered=%zu", session->id, session->delivered);
+            delivery_fail(&session->out, &error);
+        } else if (session->out.stream && !delivery_continues(&session->out, record)) {
+            log_error("reply.diverged prompt=%s delivered=%zu", session->out.id,
+                      session->out.bytes);
             api_error_set(&error, 500, "reply_diverged", NULL,
                           "the broker lost a part of this reply that you had been sent already");
-            deliver_error(session, &error);
+            delivery_fail(&session->out, &error);
         } else {
-            deliver_text(session, record->text + session->delivered,
-                         strlen(record->text) - session->delivered);
-            deliver_end(session, record);
+            delivery_finish(&session->out, record);
         }
         log_info("reply.delivered prompt=%s status=%s worker=%s responder=%s attempt=%u",
-                 session->id, reply_status_name(record->status), record->worker, record->responder,
-                 record->attempt);
+                 session->out.id, reply_status_name(record->status), record->worker,
+                 record->responder, record->attempt);
     }
     session_erase(session, record, sequence);
     session_end(session);
@@ -316,10 +178,10 @@ static void on_record(void *arg, enum err err, uint64_t sequence, const struct r
 static void session_spliced(struct session *session)
 {
     struct api_error error;
-    log_error("reply.spliced prompt=%s delivered=%zu", session->id, session->delivered);
+    log_error("reply.spliced prompt=%s delivered=%zu", session->out.id, session->out.bytes);
     api_error_set(&error, 500, "reply_diverged", NULL,
                   "the broker lost a part of this reply that you had been sent already");
-    deliver_error(session, &error);
+    delivery_fail(&session->out, &error);
     session->state = SESSION_LEAVING;
     session_cancel(session);
 }
@@ -332,9 +194,8 @@ static void on_stored(void *arg, const struct pieces *pieces)
         return; /* the latter can't be: a read begins with the first */
     for (; skip < pieces->count && pieces->first + skip < session->reader.next; skip++)
         session->fill.sum =
-            sum_text(session->fill.sum, pieces->items[skip].text, pieces->items[skip].text_len);
-    if (pieces->first + skip == session->reader.next &&
-        session->fill.sum != session->delivered_sum) {
+            delivery_sum(session->fill.sum, pieces->items[skip].text, pieces->items[skip].text_len);
+    if (pieces->first + skip == session->reader.next && session->fill.sum != session->out.sum) {
         session_spliced(session); /* the store went on from before what was delivered */
         return;
     }
@@ -343,7 +204,7 @@ static void on_stored(void *arg, const struct pieces *pieces)
         return;
     session->reader.next = pieces->first + pieces->count;
     deliver_pieces(session, pieces, skip);
-    session->fill.sum = session->delivered_sum;
+    session->fill.sum = session->out.sum;
 }
 
 static void on_stored_end(void *arg, enum err err, const struct claim *latest, uint64_t sequence)
@@ -362,13 +223,13 @@ static void on_stored_end(void *arg, enum err err, const struct claim *latest, u
 /* Reads what the stream has of a streamed reply. */
 static void session_fill(struct session *session)
 {
-    if (session->filling || !session->request.stream)
+    if (session->filling || !session->out.stream)
         return;
-    if (tokens_read(session->gateway->bus, session->gateway->presence.boot, session->id, on_stored,
-                    on_stored_end, session) != ERR_OK)
+    if (tokens_read(session->gateway->bus, session->gateway->presence.boot, session->out.id,
+                    on_stored, on_stored_end, session) != ERR_OK)
         return; /* the next look tries again */
     session->filling = true;
-    session->fill.sum = FNV_BASIS;
+    session->fill.sum = DELIVERY_SUM_BASIS;
     session->fill.nonce[0] = '\0';
     session->fill.claim_heard = false;
     session->pending++;
@@ -379,7 +240,7 @@ static void session_look(struct session *session)
     session->heard_ns = clock_mono_ns();
     session_fill(session);
     if (!session->asking && replies_get(session->gateway->bus, session->gateway->presence.boot,
-                                        session->id, on_record, session) == ERR_OK) {
+                                        session->out.id, on_record, session) == ERR_OK) {
         session->asking = true;
         session->pending++;
     }
@@ -448,7 +309,7 @@ void session_live(struct gateway *gateway, const struct bus_message *message)
     } else if (kind == SUBJECT_PIECES) {
         /* Streamed, only what can be delivered counts as heard: pieces of a claim that passed
          * unheard must not keep us from looking. */
-        if (session->request.stream)
+        if (session->out.stream)
             session_pieces(session, message);
         else
             session->heard_ns = clock_mono_ns();
@@ -467,19 +328,19 @@ static void on_cancelled(void *arg, enum err err, uint64_t sequence)
     if (err == ERR_OK)
         session_end(session);
     else
-        log_info("cancel.again prompt=%s why=\"%s\"", session->id, err_text()); /* next tick */
+        log_info("cancel.again prompt=%s why=\"%s\"", session->out.id, err_text()); /* next tick */
 }
 
 static void session_cancel(struct session *session)
 {
     const struct cancel_spec spec = {
-        .id = session->id,
+        .id = session->out.id,
         .gateway = session->gateway->presence.boot,
         .prompter = session->prompter,
-        .model = session->request.prompt.model,
+        .model = session->gateway->join.model,
         .reason = "cancelled",
         .tombstone = true,
-        .accepted_at = session->created,
+        .accepted_at = session->out.created,
     };
     session->state = SESSION_LEAVING;
     if (session->cancelling)
@@ -494,16 +355,6 @@ static void session_cancel(struct session *session)
 
 static void session_offer(struct session *session);
 
-/* The queue has it; what is still needed of it here is little, and many may wait for long. */
-static void session_drop_question(struct session *session)
-{
-    const struct chat_request rest = {.stream = session->request.stream,
-                                      .include_usage = session->request.include_usage,
-                                      .prompt = {.model = session->gateway->join.model}};
-    chat_request_done(&session->request);
-    session->request = rest;
-}
-
 static void on_offered(void *arg, enum err err, uint64_t sequence)
 {
     struct session *session = arg;
@@ -512,7 +363,7 @@ static void on_offered(void *arg, enum err err, uint64_t sequence)
         return;
     if (err == ERR_EXISTS && session->offer_lost)
         err = ERR_OK; /* the earlier offer, whose answer got lost, had arrived */
-    if (session->exchange == NULL) {
+    if (session->out.exchange == NULL) {
         if (err == ERR_FULL)
             session_end(session);
         else
@@ -520,9 +371,10 @@ static void on_offered(void *arg, enum err err, uint64_t sequence)
     } else if (err == ERR_OK) {
         session->state = SESSION_OPEN;
         session->heard_ns = clock_mono_ns();
-        session_drop_question(session);
+        chat_request_done(&session->request); /* the queue has it, and many may wait for long */
+        session->request = (struct chat_request){0};
         figures_accepted(session->gateway->figures);
-        log_info("prompt.accepted prompt=%s stream=%d", session->id, session->request.stream);
+        log_info("prompt.accepted prompt=%s stream=%d", session->out.id, session->out.stream);
         if (session->heard_early || session->offer_lost)
             session_look(session);
     } else if (err == ERR_FULL) {
@@ -554,20 +406,19 @@ void session_begin(struct gateway *gateway, struct http_exchange *exchange,
         return;
     }
     session->gateway = gateway;
-    session->exchange = exchange;
     session->request = *request;
-    session->delivered_sum = FNV_BASIS;
     session->came_ns = session->heard_ns = clock_mono_ns();
-    session->created = clock_wall();
-    id_random(session->id, ID_LEN);
-    chat_response_id(session->response_id, session->id);
     snprintf(session->prompter, sizeof session->prompter, "%s", prompter);
+    delivery_init(&session->out, exchange);
+    session->out.model = gateway->join.model;
+    session->out.stream = request->stream;
+    session->out.include_usage = request->include_usage;
     struct prompt *prompt = &session->request.prompt;
-    prompt->id = session->id;
+    prompt->id = session->out.id;
     prompt->gateway = gateway->presence.boot;
     prompt->prompter = session->prompter;
     prompt->model = gateway->join.model;
-    HASH_ADD_STR(gateway->sessions, id, session);
+    HASH_ADD_STR(gateway->sessions, out.id, session);
     http_on_close(exchange, on_http_closed, session);
     http_request_drop_body(exchange); /* many may wait for long */
     session_offer(session);
@@ -584,7 +435,7 @@ static void tick_offered(struct session *session)
 {
     if (session->pending > 0)
         return;
-    if (session->exchange == NULL) {
+    if (session->out.exchange == NULL) {
         session_cancel(session); /* it may have arrived */
     } else if (session->offers < OFFERS_MAX) {
         session_offer(session);
@@ -593,7 +444,7 @@ static void tick_offered(struct session *session)
         api_error_set(&error, 503, "unavailable", NULL,
                       "the prompt queue does not answer; try again in a moment");
         figures_refused(session->gateway->figures, "unavailable");
-        deliver_error(session, &error);
+        delivery_fail(&session->out, &error);
         session_cancel(session); /* it may have arrived */
     }
 }
@@ -603,13 +454,13 @@ static void tick_open(struct session *session, int64_t now_ns)
     bool claimed = session->reader.nonce[0] != '\0';
     if (silent_for(session->heard_ns, now_ns, claimed ? SILENCE_MS : SILENCE_QUEUE_MS))
         session_look(session);
-    if (!session->request.stream || session->exchange == NULL)
+    if (!session->out.stream || session->out.exchange == NULL)
         return;
-    if (!session->begun && silent_for(session->came_ns, now_ns, HEADERS_LATE_MS))
-        begin_stream(session);
-    if (session->begun && silent_for(session->wrote_ns, now_ns, COMMENT_MS)) {
-        session->wrote_ns = now_ns;
-        sse_comment(session->exchange, "waiting");
+    if (!session->out.begun && silent_for(session->came_ns, now_ns, HEADERS_LATE_MS))
+        delivery_begin(&session->out);
+    if (session->out.begun && silent_for(session->out.wrote_ns, now_ns, COMMENT_MS)) {
+        session->out.wrote_ns = now_ns;
+        sse_comment(session->out.exchange, "waiting");
     }
 }
 
