@@ -37,7 +37,8 @@ static const char *const infer_publish[] = {"tok.>",
                                             DIRECT_GET("TOKENS"),
                                             DIRECT_GET("REPLIES"),
                                             NULL};
-static const char *const infer_subscribe[] = {"live.*.*.c", "state.gateway.>", NULL};
+static const char *const infer_subscribe[] = {"live.*.*.c", "state.gateway.>", "state.infer.>",
+                                              NULL};
 
 /* Creates records, tells who waits for them, sweeps the prompt queue for what expired. */
 static const char *const respond_publish[] = {"reply.>",
@@ -56,8 +57,9 @@ static const char *const respond_publish[] = {"reply.>",
                                               NULL};
 static const char *const respond_subscribe[] = {"state.gateway.>", NULL};
 
-/* A node's supervisor: presence, and handing back what a dead child held. */
-static const char *const node_publish[] = {"state.node.>", "$JS.ACK.PROMPTS.>", NULL};
+/* A node's supervisor: presence, saying goodbye for a dead child, and handing back what it held. */
+static const char *const node_publish[] = {"state.node.>", "state.infer.>", "$JS.ACK.PROMPTS.>",
+                                           NULL};
 static const char *const node_subscribe[] = {"state.gateway.>", NULL};
 
 static const char *const telemetry_publish[] = {"state.telemetry.>", NULL};

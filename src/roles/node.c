@@ -30,6 +30,7 @@
 #include "roles/held.h"
 #include "roles/roles.h"
 #include "wire/presence.h"
+#include "wire/subject.h"
 
 #define WORKERS_MAX 256
 #define GRACE_MS    1000 /* least time between asking to end and killing */
@@ -38,6 +39,7 @@ struct worker {
     struct node *node;
     struct child *child;
     struct held held;
+    char boot[sizeof((struct presence *)NULL)->boot]; /* of the process that runs now; "": none */
 };
 
 struct node {
@@ -69,10 +71,34 @@ static void orphans_hand_back(struct node *node)
     held_clear(&node->orphans);
 }
 
+/* Says goodbye in a dead worker's name: nobody has to wait for its silence, and whoever takes over
+ * what it held knows that it died.  Before the prompts are handed back, so that it is heard first.
+ */
+static void goodbye_for(struct worker *worker, const char *name)
+{
+    struct node *node = worker->node;
+    struct presence dead = {.leaving = true};
+    char subject[SUBJECT_MAX];
+    struct buf text;
+    snprintf(dead.role, sizeof dead.role, "infer");
+    snprintf(dead.node, sizeof dead.node, "%s", node->presence.node);
+    snprintf(dead.name, sizeof dead.name, "%s", name);
+    snprintf(dead.boot, sizeof dead.boot, "%s", worker->boot);
+    presence_subject(&dead, subject, sizeof subject);
+    buf_init(&text, 8192);
+    if (presence_encode(&dead, &text) != ERR_OK ||
+        bus_publish(node->bus, subject, NULL, 0, text.data, text.len) != ERR_OK)
+        log_debug("node.goodbye_unsent worker=%s why=\"%s\"", name, err_text());
+    buf_done(&text);
+}
+
 static void worker_died(void *arg, struct child *child, int status)
 {
     struct worker *worker = arg;
     struct node *node = worker->node;
+    if (worker->boot[0] != '\0')
+        goodbye_for(worker, child_name(child));
+    worker->boot[0] = '\0';
     if (worker->held.count > 0)
         log_warn("node.hands_back worker=%s status=\"%s\" prompts=%zu", child_name(child),
                  proc_status_text(status), worker->held.count);
@@ -103,6 +129,8 @@ static void worker_line(void *arg, struct child *child, const char *line)
             log_warn("node.not_noted worker=%s reason=\"%s\"", child_name(child), err_text());
     } else if (line[0] == '-') {
         held_remove(&worker->held, line + 1);
+    } else if (strncmp(line, "boot ", 5) == 0) {
+        snprintf(worker->boot, sizeof worker->boot, "%s", line + 5);
     }
 }
 

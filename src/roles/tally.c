@@ -81,6 +81,11 @@ enum err tally_hear(struct tally *tally, const struct presence *presence, int64_
                 tally->workers[i].gone = true;
         worker = &tally->workers[tally->count++];
     }
+    if (presence->leaving && (presence->prompts_total < worker->presence.prompts_total ||
+                              presence->reply_tokens_total < worker->presence.reply_tokens_total)) {
+        worker->gone = true; /* its supervisor says so for it, without its figures */
+        return ERR_OK;
+    }
     *worker =
         (struct tally_worker){.presence = *presence, .heard_ns = now_ns, .gone = presence->leaving};
     return ERR_OK;

@@ -5,7 +5,7 @@
 #include "wire/json.h"
 #include "wire/prompt.h"
 
-static const char *const kind_names[] = {"held", "released", "tombstone"};
+static const char *const kind_names[] = {"held", "tombstone"};
 
 const char *claim_kind_name(enum claim_kind kind)
 {
@@ -25,6 +25,7 @@ enum err claim_encode(const struct claim *claim, struct buf *buf)
     json_out_text(&out, "worker", claim->worker);
     json_out_text(&out, "node", claim->node);
     json_out_text(&out, "device", claim->device);
+    json_out_text(&out, "boot", claim->boot);
     json_out_uint(&out, "deaths", claim->deaths);
     json_out_uint(&out, "attempt", claim->attempt);
     json_out_time(&out, "started_at", claim->started_at);
@@ -62,6 +63,7 @@ enum err claim_decode(struct claim *out, const char *data, size_t len)
     json_text_copy(root, "worker", claim.worker, sizeof claim.worker);
     json_text_copy(root, "node", claim.node, sizeof claim.node);
     json_text_copy(root, "device", claim.device, sizeof claim.device);
+    json_text_copy(root, "boot", claim.boot, sizeof claim.boot);
     json_text_copy(root, "reason", claim.reason, sizeof claim.reason);
     deaths = json_uint(root, "deaths", 0);
     attempt = json_uint(root, "attempt", 0);

@@ -17,7 +17,6 @@
 
 enum claim_kind {
     CLAIM_HELD,      /* a worker generates the reply */
-    CLAIM_RELEASED,  /* its worker gave it back unharmed: the next one counts no death */
     CLAIM_TOMBSTONE, /* nobody shall: cancelled, its owner gone, or expired */
 };
 
@@ -26,13 +25,14 @@ struct claim {
     char nonce[TAG_SIZE];
     char previous[TAG_SIZE]; /* the same worker's earlier nonce, after a broker's restart; or "" */
     char worker[64], node[64], device[256];
-    unsigned deaths;   /* workers that died with it before */
-    unsigned attempt;  /* 1 for the first claim */
-    double started_at; /* Unix seconds: when the first worker began with it */
-    char reason[16];   /* tombstone: "cancelled", "owner_gone", "expired" */
+    char boot[TAG_SIZE]; /* of the worker's process: is it still there? */
+    unsigned deaths;     /* workers that died with it before */
+    unsigned attempt;    /* 1 for the first claim */
+    double started_at;   /* Unix seconds: when the first worker began with it */
+    char reason[16];     /* tombstone: "cancelled", "owner_gone", "expired" */
 };
 
-const char *claim_kind_name(enum claim_kind kind); /* "held", "released", "tombstone" */
+const char *claim_kind_name(enum claim_kind kind); /* "held", "tombstone" */
 
 MUST_USE enum err claim_encode(const struct claim *claim, struct buf *out);
 MUST_USE enum err claim_decode(struct claim *out, const char *data, size_t len);

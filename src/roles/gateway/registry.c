@@ -41,7 +41,7 @@ static void on_presence(void *arg, const struct bus_message *message)
         return; /* speaks for somebody else */
     HASH_FIND_STR(registry->processes, key, process);
     if (presence.leaving) {
-        if (process != NULL)
+        if (process != NULL && strcmp(process->presence.boot, presence.boot) == 0)
             forget(registry, process);
         return;
     }

@@ -168,6 +168,7 @@ void job_claim(struct job *job, uint64_t expected)
     snprintf(claim->worker, sizeof claim->worker, "%s", self->name);
     snprintf(claim->node, sizeof claim->node, "%s", self->node);
     snprintf(claim->device, sizeof claim->device, "%s", self->device);
+    snprintf(claim->boot, sizeof claim->boot, "%s", self->boot);
     if (claim->started_at <= 0)
         claim->started_at = clock_wall();
     job->state = JOB_CLAIMING;
@@ -192,7 +193,8 @@ static bool other_suspect_here(const struct job *job)
 
 static void take_over(struct job *job, const struct claim *before, uint64_t sequence)
 {
-    job->claim.deaths = before->deaths + (before->kind == CLAIM_HELD);
+    /* A worker that still lives merely lost the prompt: its heartbeats did not come through. */
+    job->claim.deaths = before->deaths + !infer_is_alive(job->infer, before->boot);
     job->claim.attempt = before->attempt + 1;
     job->claim.started_at = before->started_at;
     if (job_is_suspect(job) && job->claim.deaths < DEATHS_MAX) {

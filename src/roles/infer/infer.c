@@ -23,59 +23,80 @@
 #define TICK_MS        500
 #define LEAVE_BLIND_MS 5000 /* leaving without a broker: what we hold can't be stored, go */
 #define FETCH_AT_ONCE  64
-#define OWNER_FORGET_S 3600
+#define PEER_FORGET_S  3600
+#define ECHO_MS        (2 * PRESENCE_INTERVAL_MS)
 
-/* ---- owners ---- */
+/* ---- who is there ---- */
 
-static struct owner *owner_find(struct infer *infer, const char *gateway)
+static struct peer *peer_find(struct infer *infer, const char *boot)
 {
-    struct owner *owner;
-    HASH_FIND_STR(infer->owners, gateway, owner);
-    if (owner != NULL)
-        return owner;
-    owner = calloc(1, sizeof *owner);
-    if (owner == NULL)
+    struct peer *peer;
+    HASH_FIND_STR(infer->peers, boot, peer);
+    return peer;
+}
+
+static struct peer *peer_add(struct infer *infer, const char *boot)
+{
+    struct peer *peer = peer_find(infer, boot);
+    if (peer != NULL)
+        return peer;
+    peer = calloc(1, sizeof *peer);
+    if (peer == NULL)
         return NULL;
-    snprintf(owner->tag, sizeof owner->tag, "%s", gateway);
-    owner->heard_ns = clock_mono_ns();
-    HASH_ADD_STR(infer->owners, tag, owner);
-    return owner;
+    snprintf(peer->boot, sizeof peer->boot, "%s", boot);
+    peer->heard_ns = clock_mono_ns();
+    HASH_ADD_STR(infer->peers, boot, peer);
+    return peer;
+}
+
+static bool is_gone(const struct peer *peer)
+{
+    return peer->silent_ms > PRESENCE_GONE_MS;
 }
 
 bool infer_owner_gone(struct infer *infer, const char *gateway)
 {
-    const struct owner *owner = owner_find(infer, gateway);
-    return owner != NULL && owner->silent_ms > PRESENCE_GONE_MS;
+    const struct peer *peer = peer_add(infer, gateway);
+    return peer != NULL && is_gone(peer);
 }
 
-static void on_gateway(void *arg, const struct bus_message *message)
+bool infer_is_alive(struct infer *infer, const char *boot)
+{
+    const struct peer *peer = peer_find(infer, boot);
+    return peer != NULL && !is_gone(peer);
+}
+
+static void on_presence(void *arg, const struct bus_message *message)
 {
     struct infer *infer = arg;
     struct presence presence;
     if (presence_decode(&presence, message->data, message->len) != ERR_OK)
         return;
-    struct owner *owner = owner_find(infer, presence.boot);
-    if (owner == NULL)
+    struct peer *peer = peer_add(infer, presence.boot);
+    if (peer == NULL)
         return;
-    owner->heard_ns = clock_mono_ns();
-    owner->silent_ms = presence.leaving ? PRESENCE_GONE_MS + 1 : 0;
+    peer->heard_ns = clock_mono_ns();
+    peer->silent_ms = presence.leaving ? PRESENCE_GONE_MS + 1 : 0;
 }
 
-/* Silence counts only while we could have heard: connected, and not stopped ourselves.  A worker
- * that slept for a minute has not been left by anybody. */
-static void owners_tick(struct infer *infer)
+/* Silence counts only while we could have heard: while our own presence comes back to us.  A worker
+ * that slept, or whose broker did, has not been left by anybody. */
+static void peers_tick(struct infer *infer)
 {
     int64_t now_ns = clock_mono_ns();
     int64_t elapsed_ms = (now_ns - infer->ticked_ns) / NS_PER_MS;
-    struct owner *owner, *next;
-    if (elapsed_ms > 2 * TICK_MS || !bus_connected(infer->bus))
+    const struct peer *self = peer_find(infer, infer->presence.boot);
+    struct peer *peer, *next;
+    bool deaf = self == NULL || now_ns - self->heard_ns > ECHO_MS * NS_PER_MS;
+    if (elapsed_ms > 2 * TICK_MS || deaf)
         elapsed_ms = 0;
-    HASH_ITER(hh, infer->owners, owner, next)
+    HASH_ITER(hh, infer->peers, peer, next)
     {
-        owner->silent_ms += elapsed_ms;
-        if (now_ns - owner->heard_ns > OWNER_FORGET_S * NS_PER_S) {
-            HASH_DELETE(hh, infer->owners, owner);
-            free(owner);
+        if (!is_gone(peer))
+            peer->silent_ms = deaf ? 0 : peer->silent_ms + elapsed_ms;
+        if (now_ns - peer->heard_ns > PEER_FORGET_S * NS_PER_S) {
+            HASH_DELETE(hh, infer->peers, peer);
+            free(peer);
         }
     }
     infer->ticked_ns = now_ns;
@@ -154,7 +175,7 @@ static void on_tick(void *arg)
 {
     struct infer *infer = arg;
     infer->pausing = false;
-    owners_tick(infer);
+    peers_tick(infer);
     jobs_tick(infer);
     jobs_heartbeat(infer);
     infer_kick(infer);
@@ -285,7 +306,9 @@ static enum err open_bus(struct infer *infer)
     if (err == ERR_OK)
         err = bus_subscribe(&infer->claims, infer->bus, "live.*.*.c", on_claim, infer);
     if (err == ERR_OK)
-        err = bus_subscribe(&infer->gateways, infer->bus, "state.gateway.>", on_gateway, infer);
+        err = bus_subscribe(&infer->gateways, infer->bus, "state.gateway.>", on_presence, infer);
+    if (err == ERR_OK)
+        err = bus_subscribe(&infer->workers, infer->bus, "state.infer.>", on_presence, infer);
     if (err == ERR_OK && !bus_connected(infer->bus))
         infer->away_since_ns = clock_mono_ns();
     return err;
@@ -328,6 +351,7 @@ int role_infer(const struct settings *settings, int argc, char **argv)
     enum err err = join_read(&infer.join, settings->join, "infer");
     if (err == ERR_OK) {
         describe(&infer);
+        proc_report("boot %s", infer.presence.boot);
         log_init(infer.presence.name, settings->log_level);
         engine_log_init();
         err = loop_new(&infer.loop);
@@ -358,11 +382,11 @@ int role_infer(const struct settings *settings, int argc, char **argv)
     infer.teller = NULL; /* closing the bus still ends fetches */
     bus_close(infer.bus);
     jobs_free(&infer);
-    struct owner *owner, *next;
-    HASH_ITER(hh, infer.owners, owner, next)
+    struct peer *peer, *next;
+    HASH_ITER(hh, infer.peers, peer, next)
     {
-        HASH_DELETE(hh, infer.owners, owner);
-        free(owner);
+        HASH_DELETE(hh, infer.peers, peer);
+        free(peer);
     }
     loop_timer_free(infer.tick);
     loop_free(infer.loop);

@@ -22,9 +22,9 @@
 
 struct job;
 
-struct owner { /* a gateway whose prompts we hold or held */
-    char tag[TAG_SIZE];
-    int64_t silent_ms; /* in time that we were awake and connected */
+struct peer { /* a process that we heard of: a gateway, or a worker */
+    char boot[TAG_SIZE];
+    int64_t silent_ms; /* beyond PRESENCE_GONE_MS: gone, or it said goodbye */
     int64_t heard_ns;
     UT_hash_handle hh;
 };
@@ -40,10 +40,10 @@ struct infer {
     struct loop_timer *tick;
     struct teller *teller;
     int64_t ticked_ns;
-    struct bus_subscription *claims, *gateways;
+    struct bus_subscription *claims, *gateways, *workers;
     struct job *jobs_by_run; /* those the model works on */
     struct job *jobs_by_id;  /* all */
-    struct owner *owners;
+    struct peer *peers;
     uint64_t next_run;
     unsigned slots, pulling;
     int64_t away_since_ns; /* broker away since; 0: it is there */
@@ -57,6 +57,8 @@ struct infer {
 void infer_kick(struct infer *infer);
 /* Is the gateway that owns a prompt gone?  The first question about one starts its clock. */
 bool infer_owner_gone(struct infer *infer, const char *gateway);
+/* Is the process with this boot known to be there? */
+bool infer_is_alive(struct infer *infer, const char *boot);
 
 /* job.c */
 void job_begin(struct infer *infer, const struct prompt_delivery *delivery);

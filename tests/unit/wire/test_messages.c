@@ -104,7 +104,7 @@ static void test_prompt_refused(void **state)
 
 static void make_claim(struct buf *buf)
 {
-    struct claim claim = {.kind = CLAIM_RELEASED,
+    struct claim claim = {.kind = CLAIM_TOMBSTONE,
                           .nonce = GW,
                           .previous = "0000000000000001",
                           .worker = "infer.0",
@@ -125,7 +125,7 @@ static void test_claim(void **state)
     buf_init(&buf, LIMIT);
     make_claim(&buf);
     assert_int_equal(claim_decode(&claim, buf.data, buf.len), ERR_OK);
-    assert_int_equal(claim.kind, CLAIM_RELEASED);
+    assert_int_equal(claim.kind, CLAIM_TOMBSTONE);
     assert_string_equal(claim.nonce, GW);
     assert_string_equal(claim.previous, "0000000000000001");
     assert_string_equal(claim.worker, "infer.0");
