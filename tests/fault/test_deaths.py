@@ -96,6 +96,22 @@ def test_the_broker_dies_under_load(start):
     assert service.text("after tokens=3") == fake_text("after", 3)
 
 
+def test_the_broker_stands_still_and_nobody_is_called_dead(start):
+    """Heartbeats do not come through, so prompts change hands; but no worker died of them."""
+    service = start(workers=3, slots=3, model="fake:tokens=500,delay_ms=20")
+    streams = [Stream(service, f"s{i}") for i in range(6)]
+    for stream in streams:
+        stream.wait_text()
+    broker = service.status()["broker"]["pid"]
+    os.kill(broker, signal.SIGSTOP)
+    time.sleep(8)  # longer than the ack wait, and than a silence that means gone
+    os.kill(broker, signal.SIGCONT)
+    check_whole(streams, 500)
+    logs = service.logs()
+    assert "deaths=" not in logs.replace("deaths=0", ""), logs
+    assert "owner_gone" not in logs
+
+
 def test_the_broker_dies_with_prompts_waiting(start):
     service = start(workers=1, slots=2, model="fake:tokens=20,delay_ms=20")
     with ThreadPoolExecutor(21) as pool:
