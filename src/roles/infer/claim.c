@@ -150,6 +150,8 @@ static void on_claimed(void *arg, enum err err, uint64_t sequence)
             job_restart(job);
         else
             job_sync(job);
+    } else if (err == ERR_FULL) {
+        job_no_room(job);
     } else {
         job_broken(job);
     }

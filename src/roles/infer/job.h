@@ -73,6 +73,7 @@ struct job {
     size_t stored; /* acknowledged by the broker */
     size_t found;  /* counted by a read */
     size_t found_text;
+    int64_t no_room_ns; /* since when the broker has had no room for it; 0: it has */
     bool appending, found_done;
     UT_hash_handle by_run, by_id;
 };
@@ -106,6 +107,8 @@ void job_start_model(struct job *job);
 void job_stop_model(struct job *job);
 /* Stores what the model has brought and is not stored yet. */
 void job_flush(struct job *job);
+/* The broker has no room for it now: tries again for a while, then ends it. */
+void job_no_room(struct job *job);
 /* Ends the reply with an error instead of a whole text. */
 void job_fail(struct job *job, enum err err, const char *code, int status, const char *text);
 

@@ -7,7 +7,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/log.h"
+
+#define NO_ROOM_MS 5000 /* a reply that can't be stored for this long ends */
 
 /* ---- the model ---- */
 
@@ -203,6 +206,22 @@ void job_flush(struct job *job)
     job->pending++;
 }
 
+void job_no_room(struct job *job)
+{
+    int64_t now_ns = clock_mono_ns();
+    if (job->no_room_ns == 0) {
+        log_error("job.no_room prompt=%s why=\"%s\"", job->id, err_text());
+        job->no_room_ns = now_ns;
+    }
+    if (now_ns - job->no_room_ns < NO_ROOM_MS * NS_PER_MS) {
+        job_broken(job);
+        return;
+    }
+    job_stop_model(job);
+    job_fail(job, ERR_FULL, "storage_full", 503, "the broker's disk space is used up");
+    job_finish(job);
+}
+
 static void on_appended(void *arg, enum err err, uint64_t sequence)
 {
     struct append append = *(struct append *)arg;
@@ -215,12 +234,12 @@ static void on_appended(void *arg, enum err err, uint64_t sequence)
     if (err == ERR_EXISTS) {
         job_sync(job); /* fenced: see who took it */
     } else if (err == ERR_FULL) {
-        log_error("job.no_room prompt=%s why=\"%s\"", job->id, err_text());
-        job_broken(job);
+        job_no_room(job);
     } else if (err != ERR_OK) {
         job_broken(job);
     } else {
         job->stored = append.upto;
+        job->no_room_ns = 0;
         if (append.final)
             job_finish(job);
         else
