@@ -125,8 +125,9 @@ const struct option_row option_rows[] = {
     /* generate, convert */
     {"params", OPTION_TEXT, AT(params), "generate", "JSON", NULL, NO_RANGE,
      "parameters as a JSON object: min_tokens, max_tokens, temperature, top_p, top_k, seed, stop"},
-    {"type", OPTION_TEXT, AT(type), "convert", "TYPE", "q8_0", NO_RANGE,
-     "weight type of the file written: f32, f16, q8_0, q4_0 …"},
+    {"type", OPTION_TEXT, AT(type), "convert", "TYPE", NULL, NO_RANGE,
+     "weight type of the file written: f32, f16, q8_0, q4_0 … (a checkpoint: its own, f16 or f32; "
+     "a GGUF: q8_0)"},
 };
 const size_t option_row_count = sizeof option_rows / sizeof option_rows[0];
 
