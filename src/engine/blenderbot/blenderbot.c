@@ -243,11 +243,6 @@ static enum err decode(struct bb_engine *engine, size_t rows)
     enum err err = reserve_scores(engine, rows);
     if (err != ERR_OK)
         return err;
-    unsigned threads = crowd_threads(&engine->crowd);
-    if (threads != engine->threads) {
-        bb_runner_set_threads(engine->runner, threads);
-        engine->threads = threads;
-    }
     int64_t start_ns = clock_mono_ns();
     err = bb_runner_decode(engine->runner, engine->rows, rows, engine->scores);
     crowd_note(&engine->crowd, (unsigned)rows, clock_mono_ns() - start_ns);
@@ -393,9 +388,19 @@ static bool make_event(struct bb_engine *engine, struct bb_sequence *seq, enum e
     return any || ended;
 }
 
+static void set_threads(struct bb_engine *engine)
+{
+    unsigned threads = crowd_threads(&engine->crowd);
+    if (threads == engine->threads)
+        return;
+    bb_runner_set_threads(engine->runner, threads, pools_for(&engine->pools, threads));
+    engine->threads = threads;
+}
+
 static enum err bb_step(struct engine *base, struct engine_event *events, size_t *count)
 {
     struct bb_engine *engine = (struct bb_engine *)base;
+    set_threads(engine);
     enum err err = encode_new(engine);
     size_t rows = err == ERR_OK ? fill_rows(engine) : 0, row = 0, made = 0;
     if (rows > 0)

@@ -11,6 +11,7 @@
 #include "engine/blenderbot/graph.h"
 #include "engine/emit.h"
 #include "engine/ops.h"
+#include "engine/pools.h"
 #include "sched/crowd.h"
 
 struct bb_sequence {
@@ -40,7 +41,8 @@ struct bb_engine {
     struct bb_runner *runner;
     size_t beams; /* that a request may ask for */
     struct crowd crowd;
-    unsigned threads; /* of the last step */
+    struct pools pools;
+    unsigned threads; /* of the last step; 0: none yet */
     struct bb_sequence *sequences;
     unsigned active;
     struct bb_row *rows; /* scratch of a step */

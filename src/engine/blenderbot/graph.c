@@ -33,6 +33,7 @@ struct bb_runner {
     size_t *self_counts, *cross_counts;
     int32_t *own;
     void (*set_threads)(ggml_backend_t backend, int count);
+    void (*set_pool)(ggml_backend_t backend, struct ggml_threadpool *pool);
 };
 
 /* Tensors that the caller fills once there is memory; used where cells are gathered. */
@@ -465,6 +466,17 @@ static enum err make_tables(struct bb_runner *runner)
     return ERR_OK;
 }
 
+/* How the backend is told about threads, where it has any. */
+static void find_settings(struct bb_runner *runner, ggml_backend_reg_t reg)
+{
+    typedef void threads_fn(ggml_backend_t backend, int count);
+    typedef void pool_fn(ggml_backend_t backend, struct ggml_threadpool * pool);
+    runner->set_threads =
+        (threads_fn *)ggml_backend_reg_get_proc_address(reg, "ggml_backend_set_n_threads");
+    runner->set_pool =
+        (pool_fn *)ggml_backend_reg_get_proc_address(reg, "ggml_backend_cpu_set_threadpool");
+}
+
 enum err bb_runner_open(struct bb_runner **out, const struct bb_model *model,
                         ggml_backend_t backend, const struct bb_runner_config *config)
 {
@@ -477,8 +489,7 @@ enum err bb_runner_open(struct bb_runner **out, const struct bb_model *model,
     runner->config = *config;
     if (ggml_backend_dev_type(device) != GGML_BACKEND_DEVICE_TYPE_CPU)
         runner->config.gather = true;
-    runner->set_threads = (void (*)(ggml_backend_t, int))ggml_backend_reg_get_proc_address(
-        ggml_backend_dev_backend_reg(device), "ggml_backend_set_n_threads");
+    find_settings(runner, ggml_backend_dev_backend_reg(device));
     size_t beams = config->beams > model->positions ? config->beams : model->positions;
     runner->rows_most = config->slots * beams;
     size_t blocks = model->encoder.block_count + model->decoder.block_count;
@@ -494,7 +505,6 @@ enum err bb_runner_open(struct bb_runner **out, const struct bb_model *model,
         bb_runner_close(runner);
         return err;
     }
-    bb_runner_set_threads(runner, config->threads);
     *out = runner;
     return ERR_OK;
 }
@@ -537,8 +547,10 @@ uint64_t bb_runner_scratch_bytes(const struct bb_runner *runner)
     return ggml_gallocr_get_buffer_size(runner->allocator, 0);
 }
 
-void bb_runner_set_threads(struct bb_runner *runner, unsigned threads)
+void bb_runner_set_threads(struct bb_runner *runner, unsigned threads, struct ggml_threadpool *pool)
 {
-    if (runner->set_threads != NULL && threads > 0)
+    if (runner->set_pool != NULL)
+        runner->set_pool(runner->backend, pool);
+    if (runner->set_threads != NULL)
         runner->set_threads(runner->backend, (int)threads);
 }

@@ -16,10 +16,10 @@
 #include "engine/blenderbot/model.h"
 
 struct bb_runner;
+struct ggml_threadpool;
 
 struct bb_runner_config {
     size_t slots, beams;
-    unsigned threads;
     bool gather; /* attend as on other backends (for tests) */
 };
 
@@ -40,7 +40,9 @@ void bb_runner_close(struct bb_runner *runner);
 int32_t bb_runner_cell(const struct bb_runner *runner, size_t slot, size_t beam, size_t position);
 uint64_t bb_runner_cache_bytes(const struct bb_runner *runner);
 uint64_t bb_runner_scratch_bytes(const struct bb_runner *runner);
-void bb_runner_set_threads(struct bb_runner *runner, unsigned threads);
+/* pool may be NULL: threads of its own for each step. */
+void bb_runner_set_threads(struct bb_runner *runner, unsigned threads,
+                           struct ggml_threadpool *pool);
 
 /* Encodes a prompt of 1 … positions ids into a slot.  states: NULL, or count × width numbers. */
 MUST_USE enum err bb_runner_encode(struct bb_runner *runner, size_t slot, const int32_t *ids,

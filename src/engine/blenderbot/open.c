@@ -1,22 +1,12 @@
 /*
  * open.c - makes and frees a Blenderbot engine.
  */
-#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "engine/blenderbot/open.h"
 
-#define MAX_THREADS 256
-#define BEAMS_ROOM  32 /* beams a request may ask for, where the checkpoint does not want more */
-
-static unsigned allowed_cpus(void)
-{
-    cpu_set_t set;
-    if (sched_getaffinity(0, sizeof set, &set) != 0)
-        return 1;
-    return (unsigned)CPU_COUNT(&set);
-}
+#define BEAMS_ROOM 32 /* beams a request may ask for, where the checkpoint does not want more */
 
 static enum err open_backend(struct bb_engine *engine, const char *device)
 {
@@ -68,8 +58,7 @@ enum err bb_engine_open(struct engine **out, const struct engine_config *config)
     struct engine_info *info = &engine->base.info;
     engine->base.ops = &blenderbot_ops;
     info->slots = config->slots;
-    unsigned threads = config->threads > 0 ? config->threads : allowed_cpus();
-    threads = threads < MAX_THREADS ? threads : MAX_THREADS;
+    unsigned threads = pools_threads(config->threads);
     enum err err = open_backend(engine, config->device);
     if (err == ERR_OK)
         err = bb_model_open(&engine->model, config->model, engine->backend);
@@ -78,7 +67,7 @@ enum err bb_engine_open(struct engine **out, const struct engine_config *config)
     if (err == ERR_OK) {
         size_t beams = engine->model.defaults.beams;
         engine->beams = beams > BEAMS_ROOM ? beams : BEAMS_ROOM;
-        struct bb_runner_config runner = {info->slots, engine->beams, threads, false};
+        struct bb_runner_config runner = {info->slots, engine->beams, false};
         err = bb_runner_open(&engine->runner, &engine->model, engine->backend, &runner);
     }
     if (err == ERR_OK)
@@ -88,7 +77,7 @@ enum err bb_engine_open(struct engine **out, const struct engine_config *config)
         return err;
     }
     crowd_init(&engine->crowd, threads);
-    engine->threads = threads;
+    pools_open(&engine->pools, threads);
     memcpy(info->name, engine->model.name, sizeof info->name);
     memcpy(info->arch, BLENDERBOT_ARCH, sizeof BLENDERBOT_ARCH);
     info->model_bytes = engine->model.bytes;
@@ -118,5 +107,6 @@ void bb_engine_close(struct engine *base)
     bb_model_close(&engine->model);
     if (engine->backend != NULL)
         ggml_backend_free(engine->backend);
+    pools_close(&engine->pools);
     free(engine);
 }
