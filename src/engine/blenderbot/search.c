@@ -88,6 +88,8 @@ enum err bb_search_init(struct bb_search *search, const struct bb_search_params 
         search->running[i].tokens[0] = params->start;
         search->running[i].length = 1;
         search->running[i].score = i == 0 ? 0 : HOPELESS; /* else all beams would be one */
+        search->done[i].tokens[0] = params->start;
+        search->done[i].length = 1;
         search->done[i].score = HOPELESS;
     }
     return ERR_OK;
@@ -383,6 +385,7 @@ size_t bb_search_settled(const struct bb_search *search)
 
 const struct bb_hypothesis *bb_search_result(const struct bb_search *search, size_t i)
 {
-    const struct bb_hypothesis *done = &search->done[i];
-    return search->params.beams == 1 || !done->finished ? &search->running[i] : done;
+    /* None is finished where a reply was led to its very end. */
+    bool running = search->params.beams == 1 || !search->done[0].finished;
+    return running ? &search->running[i] : &search->done[i];
 }
