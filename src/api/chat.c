@@ -368,8 +368,13 @@ static enum err read_lengths(struct reading *reading)
     struct prompt_params *params = &reading->request.prompt.params;
     const char *max_name = "max_tokens";
     int completion = -1;
-    enum err err = read_int(reading, "max_tokens", 1, CHAT_TOKENS_MAX, &params->max_tokens);
+    /* Hugging Face's names for the same, which OpenAI's go before. */
+    enum err err = read_int(reading, "max_new_tokens", 1, CHAT_TOKENS_MAX, &params->max_tokens);
 
+    if (err == ERR_OK)
+        err = read_int(reading, "min_new_tokens", 0, CHAT_TOKENS_MAX, &params->min_tokens);
+    if (err == ERR_OK)
+        err = read_int(reading, "max_tokens", 1, CHAT_TOKENS_MAX, &params->max_tokens);
     if (err == ERR_OK)
         err = read_int(reading, "max_completion_tokens", 1, CHAT_TOKENS_MAX, &completion);
     if (err == ERR_OK)
@@ -399,6 +404,48 @@ static enum err read_sampling(struct reading *reading)
         err = read_int(reading, "top_k", -1, CHAT_TOP_K_MAX, &params->top_k);
     if (err == ERR_OK)
         err = read_integer(reading, "seed", -1, INT64_MAX, &params->seed);
+    return err;
+}
+
+/* true, false or "never". */
+static enum err read_early_stopping(struct reading *reading, const json_t *value, int *out)
+{
+    bool never = json_is_string(value) && strcmp(json_string_value(value), "never") == 0;
+
+    if (!json_is_boolean(value) && !never)
+        return wrong_type(reading, "early_stopping", "a boolean or 'never'", value);
+    *out = never ? 2 : json_is_true(value);
+    return ERR_OK;
+}
+
+/* What Hugging Face's generate takes beyond OpenAI's fields. */
+static enum err read_search(struct reading *reading)
+{
+    struct prompt_search search = prompt_search_default();
+    const json_t *root = reading->request.root;
+    bool any = false, flag = false;
+    enum err err = ERR_OK;
+
+    for (size_t i = 0; err == ERR_OK && i < search_row_count; i++) {
+        const struct search_row *row = &search_rows[i];
+        const json_t *value = field(root, row->name);
+        if (value == NULL)
+            continue;
+        any = true;
+        if (row->kind == SEARCH_EARLY) {
+            err = read_early_stopping(reading, value, SEARCH_INT_AT(&search, row));
+        } else if (row->kind == SEARCH_REAL) {
+            err = read_number(reading, row->name, row->min, row->max, SEARCH_REAL_AT(&search, row));
+        } else if (row->kind == SEARCH_INT) {
+            err = read_int(reading, row->name, (int)row->min, (int)row->max,
+                           SEARCH_INT_AT(&search, row));
+        } else {
+            err = read_flag(reading, root, row->name, row->name, &flag);
+            *SEARCH_INT_AT(&search, row) = flag;
+        }
+    }
+    if (err == ERR_OK && any)
+        reading->request.prompt.params.search = search;
     return err;
 }
 
@@ -478,7 +525,7 @@ static enum err read_all(struct reading *reading)
 {
     static enum err (*const steps[])(struct reading *) = {
         read_model,    read_messages, refuse_unsupported, read_lengths,
-        read_sampling, read_stop,     read_stream,
+        read_sampling, read_search,   read_stop,          read_stream,
     };
     enum err err = ERR_OK;
 

@@ -63,6 +63,8 @@ struct settings {
     int concurrency;     /* load: most at once; 0: all */
     /* generate, convert */
     const char *params; /* JSON */
+    bool trace;
+    const char *truncate; /* none | left */
     const char *type;
     const char *config;        /* the file that --config named; NULL: none */
     struct option_text *texts; /* private: texts that came from that file */

@@ -124,9 +124,15 @@ const struct option_row option_rows[] = {
 
     /* generate, convert */
     {"params", OPTION_TEXT, AT(params), "generate", "JSON", NULL, NO_RANGE,
-     "parameters as a JSON object: min_tokens, max_tokens, temperature, top_p, top_k, seed, stop"},
-    {"type", OPTION_TEXT, AT(type), "convert", "TYPE", "q8_0", NO_RANGE,
-     "weight type of the file written: f32, f16, q8_0, q4_0 …"},
+     "parameters as a JSON object: min_tokens, max_tokens, temperature, top_p, top_k, seed, stop; "
+     "for blenderbot also Hugging Face's: num_beams, length_penalty, no_repeat_ngram_size …"},
+    {"trace", OPTION_FLAG, AT(trace), "generate", NULL, NULL, NO_RANGE,
+     "with --json: what the encoder made of the prompt and the first token's best scores"},
+    {"truncate", OPTION_CHOICE, AT(truncate), "generate", "none|left", "none", NO_RANGE,
+     "cut a prompt that is too long from the left instead of refusing it (blenderbot)"},
+    {"type", OPTION_TEXT, AT(type), "convert", "TYPE", NULL, NO_RANGE,
+     "weight type of the file written: f32, f16, q8_0, q4_0 … (a checkpoint: its own, f16 or f32; "
+     "a GGUF: q8_0)"},
 };
 const size_t option_row_count = sizeof option_rows / sizeof option_rows[0];
 

@@ -6,6 +6,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "engine/model_file.h"
 #include "engine/ops.h"
 #include "wire/utf8.h"
 
@@ -20,6 +21,24 @@ struct engine_params engine_params_default(void)
         .top_p = NAN,
         .top_k = -1,
         .seed = -1,
+    };
+}
+
+struct engine_search engine_search_default(void)
+{
+    return (struct engine_search){
+        .num_beams = -1,
+        .num_return_sequences = -1,
+        .max_length = -1,
+        .min_length = -1,
+        .no_repeat_ngram_size = -1,
+        .encoder_no_repeat_ngram_size = -1,
+        .repetition_penalty = NAN,
+        .length_penalty = NAN,
+        .early_stopping = -1,
+        .forced_bos_token_id = -1,
+        .forced_eos_token_id = -1,
+        .do_sample = -1,
     };
 }
 
@@ -45,9 +64,15 @@ enum err engine_open(struct engine **out, const struct engine_config *config)
     if (config->context > MAX_CONTEXT)
         return err_set(ERR_USAGE, "context must be at most %d, not %u", MAX_CONTEXT,
                        config->context);
-    bool fake = strncmp(config->model, FAKE_PREFIX, strlen(FAKE_PREFIX)) == 0;
-    const struct engine_ops *ops = fake ? &fake_ops : &llama_ops;
-    return ops->open(out, config);
+    if (strncmp(config->model, FAKE_PREFIX, strlen(FAKE_PREFIX)) == 0)
+        return fake_ops.open(out, config);
+    engine_log_init();
+    struct model_file file;
+    enum err err = model_file_check(&file, config->model);
+    if (err != ERR_OK)
+        return err;
+    bool blenderbot = strcmp(file.arch, BLENDERBOT_ARCH) == 0;
+    return (blenderbot ? &blenderbot_ops : &llama_ops)->open(out, config);
 }
 
 void engine_close(struct engine *engine)
@@ -113,6 +138,8 @@ static enum err check_request(const struct engine_request *request)
 enum err engine_start(struct engine *engine, const struct engine_request *request)
 {
     enum err err = check_request(request);
+    if (err == ERR_OK && request->params.search != NULL && engine->ops != &blenderbot_ops)
+        err = err_set(ERR_INVALID, "num_beams and the like are not for a model of this kind");
     return err == ERR_OK ? engine->ops->start(engine, request) : err;
 }
 

@@ -65,7 +65,26 @@ struct engine_params {
     int64_t seed;            /* -1: random */
     const char *const *stop; /* stop strings, not empty, borrowed until engine_start returns */
     size_t stop_count;
+    const struct engine_search
+        *search; /* NULL: nothing given; borrowed until engine_start returns */
 };
+
+/* What else may be asked of a model that searches (blenderbot; others refuse it): the parameters of
+ * Hugging Face's generate, by its names.  -1 / NAN: not given, the checkpoint's default. max_tokens
+ * and min_tokens above are max_new_tokens and min_new_tokens, and go before the lengths here. */
+enum engine_early_stopping { ENGINE_EARLY_FALSE, ENGINE_EARLY_TRUE, ENGINE_EARLY_NEVER };
+#define ENGINE_NO_TOKEN (-2) /* for a forced token: none, whatever the checkpoint says */
+struct engine_search {
+    int num_beams;
+    int num_return_sequences;   /* at most num_beams; the first is the reply, see engine_event */
+    int max_length, min_length; /* of the reply with its start and end token */
+    int no_repeat_ngram_size, encoder_no_repeat_ngram_size;
+    float repetition_penalty, length_penalty;
+    int early_stopping; /* enum engine_early_stopping */
+    int forced_bos_token_id, forced_eos_token_id;
+    int do_sample; /* 0, 1; not given: 1 when a temperature above 0 is given, with one beam */
+};
+struct engine_search engine_search_default(void);
 /* Nothing given: every field says "the model's default". */
 struct engine_params engine_params_default(void);
 
@@ -86,7 +105,26 @@ struct engine_request {
     size_t resume_token_count;
     const char *resume_text;
     size_t resume_pieces;
-    void *user; /* comes back in each event */
+    void *user;         /* comes back in each event */
+    bool truncate_left; /* cut a prompt that is too long (blenderbot), instead of refusing it */
+    bool trace;         /* the last event has one (blenderbot) */
+};
+
+/* For comparing with the reference: what the encoder made of the prompt, and the best scores of the
+ * first token. */
+#define ENGINE_TRACE_TOP 8
+struct engine_trace {
+    double encoder_mean;
+    float encoder_first[ENGINE_TRACE_TOP];
+    int32_t top_ids[ENGINE_TRACE_TOP];
+    float top_scores[ENGINE_TRACE_TOP];
+};
+
+/* A whole result with the start and end tokens that the pieces leave out. */
+struct engine_sequence {
+    const int32_t *ids;
+    size_t count;
+    float score;
 };
 
 enum engine_finish { ENGINE_FINISH_NONE, ENGINE_FINISH_STOP, ENGINE_FINISH_LENGTH };
@@ -112,6 +150,10 @@ struct engine_event {
     unsigned reply_tokens;  /* resumed ones included */
     unsigned cached_tokens; /* of the prompt, taken from another sequence's prefix */
     struct engine_timings timings;
+    unsigned truncated_tokens;               /* of the prompt, left out because it was too long */
+    const struct engine_sequence *sequences; /* blenderbot: best first; else NULL */
+    size_t sequence_count;
+    const struct engine_trace *trace; /* NULL: not asked for */
 };
 
 /* Takes a slot.  Everything in request but user is copied.  ERR_FULL: no free slot.

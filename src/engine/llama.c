@@ -397,7 +397,7 @@ static enum err decode(struct llama_engine *llama)
 {
     unsigned threads = crowd_threads(&llama->crowd);
     if (threads != llama->threads) {
-        struct ggml_threadpool *pool = threads > 1 ? llama->pool_many : llama->pool_one;
+        struct ggml_threadpool *pool = pools_for(&llama->pools, threads);
         if (pool != NULL)
             llama_attach_threadpool(llama->ctx, pool, NULL);
         llama_set_n_threads(llama->ctx, (int32_t)threads, (int32_t)threads);

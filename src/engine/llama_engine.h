@@ -15,6 +15,7 @@
 #include "base/buf.h"
 #include "engine/emit.h"
 #include "engine/ops.h"
+#include "engine/pools.h"
 #include "engine/sample.h"
 #include "sched/crowd.h"
 #include "sched/slots.h"
@@ -52,8 +53,7 @@ struct llama_engine {
     struct llama_model *model;
     struct llama_context *ctx;
     const struct llama_vocab *vocab;
-    struct ggml_threadpool *pool_many, *pool_one; /* NULL: the runtime's own */
-    void (*pool_free)(struct ggml_threadpool *pool);
+    struct pools pools;
     struct crowd crowd;
     unsigned threads;    /* of the last step */
     char *chat_template; /* owned */

@@ -2,7 +2,6 @@
  * llama_open.c - loads a GGUF and makes a context for it.
  */
 #include <math.h>
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,18 +13,9 @@
 #include "wire/utf8.h"
 
 #define CONTEXT_STEP 256 /* the runtime's caches come in multiples of this */
-#define MAX_THREADS  256
 
 /* What is used where neither the request nor the model's file says anything. */
 static const struct sample_params usual = {.temperature = 0.8f, .top_p = 0.95f, .top_k = 40};
-
-static unsigned allowed_cpus(void)
-{
-    cpu_set_t set;
-    if (sched_getaffinity(0, sizeof set, &set) != 0)
-        return 1;
-    return (unsigned)CPU_COUNT(&set);
-}
 
 void llama_engine_close(struct engine *engine)
 {
@@ -45,10 +35,7 @@ void llama_engine_close(struct engine *engine)
         llama_batch_free(llama->batch);
     if (llama->ctx != NULL)
         llama_free(llama->ctx);
-    if (llama->pool_many != NULL)
-        llama->pool_free(llama->pool_many);
-    if (llama->pool_one != NULL)
-        llama->pool_free(llama->pool_one);
+    pools_close(&llama->pools);
     if (llama->model != NULL)
         llama_model_free(llama->model);
     free(llama);
@@ -170,32 +157,10 @@ static enum err choose_context(struct llama_engine *llama, unsigned wanted)
     return ERR_OK;
 }
 
-/* Threads of our own: all of them, and one for crowded CPUs. */
-static void make_pools(struct llama_engine *llama, unsigned threads)
-{
-    typedef struct ggml_threadpool *make_fn(struct ggml_threadpool_params * params);
-    typedef void free_fn(struct ggml_threadpool * pool);
-    ggml_backend_dev_t cpu = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
-    if (cpu == NULL)
-        return;
-    ggml_backend_reg_t reg = ggml_backend_dev_backend_reg(cpu);
-    make_fn *make = (make_fn *)ggml_backend_reg_get_proc_address(reg, "ggml_threadpool_new");
-    free_fn *unmake = (free_fn *)ggml_backend_reg_get_proc_address(reg, "ggml_threadpool_free");
-    if (make == NULL || unmake == NULL)
-        return;
-    struct ggml_threadpool_params many = ggml_threadpool_params_default((int)threads);
-    struct ggml_threadpool_params one = ggml_threadpool_params_default(1);
-    llama->pool_free = unmake;
-    llama->pool_many = make(&many);
-    llama->pool_one = make(&one);
-}
-
 static enum err make_context(struct llama_engine *llama, const struct engine_config *config)
 {
     const struct engine_info *info = &llama->base.info;
-    unsigned threads = config->threads > 0 ? config->threads : allowed_cpus();
-    if (threads > MAX_THREADS)
-        threads = MAX_THREADS;
+    unsigned threads = pools_threads(config->threads);
     struct llama_context_params params = llama_context_default_params();
     unsigned padded = (info->context + CONTEXT_STEP - 1) / CONTEXT_STEP * CONTEXT_STEP;
     params.n_ctx = info->slots * padded;
@@ -213,7 +178,7 @@ static enum err make_context(struct llama_engine *llama, const struct engine_con
                        "no memory for %u slots of %u positions: use fewer --slots or a smaller "
                        "--context",
                        info->slots, info->context);
-    make_pools(llama, threads);
+    pools_open(&llama->pools, threads);
     crowd_init(&llama->crowd, threads);
     llama->can_share =
         !llama_model_is_recurrent(llama->model) && !llama_model_is_hybrid(llama->model);

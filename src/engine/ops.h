@@ -27,7 +27,9 @@ struct engine_ops {
 
 extern const struct engine_ops fake_ops;
 extern const struct engine_ops llama_ops;
+extern const struct engine_ops blenderbot_ops;
 
-#define FAKE_PREFIX "fake:"
+#define FAKE_PREFIX     "fake:"
+#define BLENDERBOT_ARCH "blenderbot"
 
 #endif

@@ -10,21 +10,21 @@
 #include "base/clock.h"
 #include "config/settings.h"
 #include "engine/engine.h"
+#include "verbs/genparams.h"
 #include "verbs/term.h"
 #include "verbs/verbs.h"
 #include "wire/json.h"
 
 #define PROMPT_MAX ((size_t)16 << 20)
 #define REPLY_MAX  ((size_t)64 << 20)
-#define STOP_MAX   16
 
 struct run {
     struct buf prompt, text, tokens; /* tokens: int32_t */
-    json_t *params;                  /* of --params; the stop strings live in it */
-    const char *stop[STOP_MAX];
+    struct genparams params;
     bool stream;
     double load_ms;
-    struct engine_event last; /* its pointers are not used */
+    struct engine_event last; /* of its pointers, sequences and trace may be used: nothing calls
+                                 the engine's start or step behind it */
 };
 
 static enum err join_words(struct buf *out, int argc, char **argv)
@@ -38,98 +38,6 @@ static enum err join_words(struct buf *out, int argc, char **argv)
     if (err == ERR_OK && out->len == 0)
         return err_set(ERR_USAGE, "there is no prompt: wyvern generate \"…\"");
     return err;
-}
-
-static enum err read_stop(struct run *run, const json_t *value, struct engine_params *params)
-{
-    bool one = json_is_string(value);
-    size_t count = one ? 1 : json_array_size(value);
-    if ((!one && !json_is_array(value)) || count > STOP_MAX)
-        return err_set(ERR_USAGE, "--params: stop must be a text or at most %d texts", STOP_MAX);
-    for (size_t i = 0; i < count; i++) {
-        run->stop[i] = json_string_value(one ? value : json_array_get(value, i));
-        if (run->stop[i] == NULL)
-            return err_set(ERR_USAGE, "--params: stop must be a text or a list of texts");
-    }
-    params->stop = run->stop;
-    params->stop_count = count;
-    return ERR_OK;
-}
-
-static enum err read_count(const char *key, const json_t *value, json_int_t max, json_int_t *out)
-{
-    if (!json_is_integer(value) || json_integer_value(value) < 0 || json_integer_value(value) > max)
-        return err_set(ERR_USAGE, "--params: %s must be a whole number, not negative", key);
-    *out = json_integer_value(value);
-    return ERR_OK;
-}
-
-static enum err read_param(struct run *run, const char *key, const json_t *value,
-                           struct engine_params *params)
-{
-    json_int_t count = 0;
-    if (strcmp(key, "stop") == 0)
-        return read_stop(run, value, params);
-    if (strcmp(key, "temperature") == 0 || strcmp(key, "top_p") == 0) {
-        if (!json_is_number(value))
-            return err_set(ERR_USAGE, "--params: %s must be a number", key);
-        float number = (float)json_number_value(value);
-        *(strcmp(key, "top_p") == 0 ? &params->top_p : &params->temperature) = number;
-        return ERR_OK;
-    }
-    if (strcmp(key, "seed") == 0) {
-        enum err err = read_count(key, value, INT64_MAX, &count);
-        if (err == ERR_OK)
-            params->seed = count;
-        return err;
-    }
-    const struct {
-        const char *key;
-        int *field;
-    } counts[] = {{"max_tokens", &params->max_tokens},
-                  {"min_tokens", &params->min_tokens},
-                  {"top_k", &params->top_k}};
-    for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
-        if (strcmp(key, counts[i].key) != 0)
-            continue;
-        enum err err = read_count(key, value, INT_MAX, &count);
-        if (err == ERR_OK)
-            *counts[i].field = (int)count;
-        return err;
-    }
-    return err_set(ERR_USAGE,
-                   "--params: \"%.40s\" is none of max_tokens, min_tokens, temperature, top_p, "
-                   "top_k, seed, stop",
-                   key);
-}
-
-/* From the flags, then --params. */
-static enum err read_params(struct run *run, const struct settings *settings,
-                            struct engine_params *params)
-{
-    *params = engine_params_default();
-    params->min_tokens = settings->min_tokens;
-    params->max_tokens = settings->max_tokens;
-    params->temperature = (float)settings->temperature;
-    params->top_p = (float)settings->top_p;
-    params->top_k = settings->top_k;
-    params->seed = settings->seed;
-    if (settings->params == NULL)
-        return ERR_OK;
-    enum err err = json_parse(&run->params, settings->params, strlen(settings->params));
-    if (err != ERR_OK)
-        return err_prefix(ERR_USAGE, "--params");
-    if (!json_is_object(run->params))
-        return err_set(ERR_USAGE, "--params must be a JSON object");
-    const char *key;
-    json_t *value;
-    json_object_foreach(run->params, key, value)
-    {
-        err = read_param(run, key, value, params);
-        if (err != ERR_OK)
-            return err;
-    }
-    return ERR_OK;
 }
 
 static enum err take_event(struct run *run, const struct engine_event *event)
@@ -176,6 +84,39 @@ static json_t *list_ids(const int32_t *ids, size_t count)
     return list;
 }
 
+/* The names are those of the reference outputs. */
+static enum err add_trace(json_t *root, const struct engine_trace *trace)
+{
+    json_t *first = json_array(), *top = json_array();
+    for (size_t i = 0; i < ENGINE_TRACE_TOP; i++) {
+        json_array_append_new(first, json_real((double)trace->encoder_first[i]));
+        json_array_append_new(
+            top, json_pack("[i, f]", (int)trace->top_ids[i], (double)trace->top_scores[i]));
+    }
+    json_t *all = json_pack("{s:f, s:o, s:o}", "encoder_mean", trace->encoder_mean,
+                            "encoder_first8", first, "first_logits_top8", top);
+    if (all == NULL || json_object_update(root, all) != 0)
+        return err_set(ERR_NOMEM, "out of memory");
+    json_decref(all);
+    return ERR_OK;
+}
+
+/* What only some engines tell. */
+static enum err add_extras(json_t *root, const struct engine_event *last)
+{
+    if (last->truncated_tokens > 0)
+        json_object_set_new(root, "truncated_tokens", json_integer(last->truncated_tokens));
+    if (last->sequence_count > 1) {
+        json_t *all = json_array();
+        for (size_t i = 0; i < last->sequence_count; i++) {
+            const struct engine_sequence *sequence = &last->sequences[i];
+            json_array_append_new(all, list_ids(sequence->ids, sequence->count));
+        }
+        json_object_set_new(root, "sequences", all);
+    }
+    return last->trace != NULL ? add_trace(root, last->trace) : ERR_OK;
+}
+
 /* The names are llama-server's. */
 static json_t *list_timings(const struct run *run)
 {
@@ -201,11 +142,18 @@ static enum err print_json(const struct run *run, struct engine *engine,
     struct buf out;
     buf_init(&out, REPLY_MAX * 8);
     const int32_t *reply = (const int32_t *)(const void *)run->tokens.data;
+    size_t reply_count = run->tokens.len / sizeof *reply;
+    if (run->last.sequence_count > 0) { /* with start and end token */
+        reply = run->last.sequences[0].ids;
+        reply_count = run->last.sequences[0].count;
+    }
     json_t *root = json_pack("{s:o, s:o, s:s%, s:s?, s:o}", "input_ids", list_ids(ids, count),
-                             "output_ids", list_ids(reply, run->tokens.len / sizeof *reply), "text",
+                             "output_ids", list_ids(reply, reply_count), "text",
                              buf_text(&run->text), run->text.len, "finish_reason",
                              engine_finish_name(run->last.finish), "timings", list_timings(run));
-    err = root == NULL ? err_set(ERR_NOMEM, "out of memory") : json_write(root, &out);
+    err = root == NULL ? err_set(ERR_NOMEM, "out of memory") : add_extras(root, &run->last);
+    if (err == ERR_OK)
+        err = json_write(root, &out);
     if (err == ERR_OK)
         printf("%s\n", buf_text(&out));
     json_decref(root);
@@ -249,9 +197,12 @@ int verb_generate(const struct settings *settings, int argc, char **argv)
     engine_log_init();
     enum err err = join_words(&run.prompt, argc, argv);
     if (err == ERR_OK)
-        err = read_params(&run, settings, &request.params);
+        err = genparams_read(&run.params, settings);
     if (err != ERR_OK)
         goto out;
+    request.params = run.params.params;
+    request.trace = settings->trace;
+    request.truncate_left = settings->truncate != NULL && strcmp(settings->truncate, "left") == 0;
     if (settings->system != NULL)
         messages[request.message_count++] = (struct engine_message){"system", settings->system};
     messages[request.message_count++] = (struct engine_message){"user", buf_text(&run.prompt)};
@@ -264,7 +215,7 @@ int verb_generate(const struct settings *settings, int argc, char **argv)
         err = print_json(&run, engine, &request);
 out:
     engine_close(engine);
-    json_decref(run.params);
+    genparams_done(&run.params);
     buf_done(&run.tokens);
     buf_done(&run.text);
     buf_done(&run.prompt);

@@ -20,6 +20,19 @@ struct prompt_params prompt_params_default(void)
     };
 }
 
+static void write_search(struct json_out *out, const struct prompt_search *search)
+{
+    json_out_object(out, "search");
+    for (size_t i = 0; i < search_row_count; i++) {
+        const struct search_row *row = &search_rows[i];
+        if (row->kind == SEARCH_REAL && !isnan(*SEARCH_REAL_AT(search, row)))
+            json_out_number(out, row->name, *SEARCH_REAL_AT(search, row));
+        if (row->kind != SEARCH_REAL && *SEARCH_INT_AT(search, row) >= 0)
+            json_out_int(out, row->name, *SEARCH_INT_AT(search, row));
+    }
+    json_out_object_end(out);
+}
+
 static void write_params(struct json_out *out, const struct prompt_params *params)
 {
     json_out_object(out, "params");
@@ -41,6 +54,8 @@ static void write_params(struct json_out *out, const struct prompt_params *param
             json_out_text(out, NULL, params->stop[i]);
         json_out_array_end(out);
     }
+    if (params->search.given)
+        write_search(out, &params->search);
     json_out_object_end(out);
 }
 
@@ -76,6 +91,20 @@ static int param_int(const json_t *object, const char *key)
     return value < -1 || value > INT_MAX ? -1 : (int)value;
 }
 
+static void read_search(struct prompt_search *out, const json_t *object)
+{
+    struct prompt_search search = prompt_search_default();
+
+    for (size_t i = 0; i < search_row_count; i++) {
+        const struct search_row *row = &search_rows[i];
+        if (row->kind == SEARCH_REAL)
+            *SEARCH_REAL_AT(&search, row) = json_number(object, row->name, NAN);
+        else
+            *SEARCH_INT_AT(&search, row) = param_int(object, row->name);
+    }
+    *out = search;
+}
+
 static enum err read_params(struct prompt_params *out, const json_t *object)
 {
     const json_t *stop = json_object_get(object, "stop");
@@ -96,6 +125,8 @@ static enum err read_params(struct prompt_params *out, const json_t *object)
         if (params.stop[i] == NULL || params.stop[i][0] == '\0')
             return err_set(ERR_INVALID, "prompt message: a stop string is none");
     }
+    if (json_is_object(json_object_get(object, "search")))
+        read_search(&params.search, json_object_get(object, "search"));
     *out = params;
     return ERR_OK;
 }

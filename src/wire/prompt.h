@@ -11,6 +11,7 @@
 
 #include "base/buf.h"
 #include "base/err.h"
+#include "wire/search.h"
 
 #define WIRE_VERSION 1
 
@@ -30,6 +31,7 @@ struct prompt_params { /* as engine_params: -1, NAN: not given */
     int64_t seed;
     const char *stop[PROMPT_MAX_STOP];
     size_t stop_count;
+    struct prompt_search search;
 };
 struct prompt_params prompt_params_default(void);
 

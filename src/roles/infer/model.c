@@ -113,6 +113,24 @@ static void hand_over_end(struct model_thread *thread, uint64_t job, enum err er
     hand_over(thread, batch_new(&event, 1));
 }
 
+static struct engine_search search_of(const struct prompt_search *search)
+{
+    return (struct engine_search){
+        .num_beams = search->num_beams,
+        .num_return_sequences = search->num_return_sequences,
+        .max_length = search->max_length,
+        .min_length = search->min_length,
+        .no_repeat_ngram_size = search->no_repeat_ngram_size,
+        .encoder_no_repeat_ngram_size = search->encoder_no_repeat_ngram_size,
+        .repetition_penalty = (float)search->repetition_penalty,
+        .length_penalty = (float)search->length_penalty,
+        .early_stopping = search->early_stopping,
+        .forced_bos_token_id = search->forced_bos_token_id,
+        .forced_eos_token_id = search->forced_eos_token_id,
+        .do_sample = search->do_sample,
+    };
+}
+
 static enum err start(struct model_thread *thread, const struct command *command)
 {
     const struct prompt *prompt = command->prompt;
@@ -122,6 +140,7 @@ static enum err start(struct model_thread *thread, const struct command *command
     for (size_t i = 0; i < prompt->message_count; i++)
         messages[i] =
             (struct engine_message){prompt->messages[i].role, prompt->messages[i].content};
+    const struct engine_search search = search_of(&prompt->params.search);
     const struct engine_request request = {
         .messages = messages,
         .message_count = prompt->message_count,
@@ -132,7 +151,8 @@ static enum err start(struct model_thread *thread, const struct command *command
                    .top_k = prompt->params.top_k,
                    .seed = prompt->params.seed,
                    .stop = prompt->params.stop,
-                   .stop_count = prompt->params.stop_count},
+                   .stop_count = prompt->params.stop_count,
+                   .search = prompt->params.search.given ? &search : NULL},
         .resume_tokens = command->tokens,
         .resume_token_count = command->token_count,
         .resume_text = command->text,

@@ -57,7 +57,7 @@ static void defaults_are_the_documented_ones(void **state)
     assert_string_equal(s.url, "http://127.0.0.1:8080");
     assert_string_equal(s.host, "127.0.0.1");
     assert_string_equal(s.node_net, "auto");
-    assert_string_equal(s.type, "q8_0");
+    assert_null(s.type);
     assert_int_equal(s.port, 8080);
     assert_int_equal(s.metrics_port, 8000);
     assert_int_equal(s.nodes, 1);
