@@ -262,7 +262,10 @@ static bool take_messages(struct bus *bus, uint64_t number)
         HASH_FIND(hh, bus->subscriptions, &number, sizeof number, sub);
         if (sub == NULL)
             return false;
-        if (natsSubscription_NextMsg(&raw, sub->nats, 0) != NATS_OK)
+        /* Asked first: a NextMsg that finds nothing costs an error's making. */
+        uint64_t waiting = 0;
+        if (natsSubscription_QueuedMsgs(sub->nats, &waiting) != NATS_OK || waiting == 0 ||
+            natsSubscription_NextMsg(&raw, sub->nats, 0) != NATS_OK)
             return true;
         struct bus_message message = view(raw);
         sub->fn(sub->arg, &message);
