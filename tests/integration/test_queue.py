@@ -100,6 +100,20 @@ def test_a_reader_that_leaves_frees_the_slot(start):
     assert service.text("next tokens=3") == fake_text("next", 3)
 
 
+def test_the_text_of_a_reply_whose_reader_left_is_not_kept(start):
+    service = start(workers=1, slots=1, model="fake:tokens=100000,delay_ms=10")
+    with service.broker() as broker:
+        leave(service, "gone")
+        records = wait_for(lambda: broker.subjects("REPLIES", "reply.>"), "the record")
+        (subject,) = records
+
+        def record():
+            return broker.request(f"$JS.API.DIRECT.GET.REPLIES.{subject}").json()
+
+        assert record()["status"] == "cancelled"
+        wait_for(lambda: record().get("text") is None, "the text to be erased")
+
+
 def test_a_waiting_prompt_whose_reader_leaves_is_removed(start):
     service = start(workers=1, slots=1, model="fake:tokens=5,delay_ms=5")
     with Busy(service) as busy:
