@@ -252,8 +252,8 @@ static bool end_drained(struct bus *bus)
     return false;
 }
 
-/* Takes what has come for one subscription.  False: it ended meanwhile. */
-static bool take_messages(struct bus *bus, uint64_t number)
+/* Takes what has come for one subscription. */
+static void take_messages(struct bus *bus, uint64_t number)
 {
     struct bus_subscription *sub;
     natsMsg *raw;
@@ -261,12 +261,12 @@ static bool take_messages(struct bus *bus, uint64_t number)
         /* Looked up each time: a callback may end it. */
         HASH_FIND(hh, bus->subscriptions, &number, sizeof number, sub);
         if (sub == NULL)
-            return false;
+            return;
         /* Asked first: a NextMsg that finds nothing costs an error's making. */
         uint64_t waiting = 0;
         if (natsSubscription_QueuedMsgs(sub->nats, &waiting) != NATS_OK || waiting == 0 ||
             natsSubscription_NextMsg(&raw, sub->nats, 0) != NATS_OK)
-            return true;
+            return;
         struct bus_message message = view(raw);
         sub->fn(sub->arg, &message);
         spend(bus, raw);

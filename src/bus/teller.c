@@ -22,18 +22,23 @@ struct teller {
     unsigned next_known;
 };
 
-void teller_tell(struct teller *teller)
+void teller_tell_once(struct bus *bus, const struct presence *presence)
 {
     struct buf text;
     char subject[SUBJECT_MAX];
+    buf_init(&text, MESSAGE_BYTES);
+    presence_subject(presence, subject, sizeof subject);
+    if (presence_encode(presence, &text) != ERR_OK ||
+        bus_publish(bus, subject, NULL, 0, text.data, text.len) != ERR_OK)
+        log_debug("presence.unsent subject=%s why=\"%s\"", subject, err_text());
+    buf_done(&text);
+}
+
+void teller_tell(struct teller *teller)
+{
     if (teller->refresh != NULL)
         teller->refresh(teller->arg);
-    buf_init(&text, MESSAGE_BYTES);
-    presence_subject(teller->presence, subject, sizeof subject);
-    if (presence_encode(teller->presence, &text) != ERR_OK ||
-        bus_publish(teller->bus, subject, NULL, 0, text.data, text.len) != ERR_OK)
-        log_debug("presence.unsent why=\"%s\"", err_text()); /* said again in a second */
-    buf_done(&text);
+    teller_tell_once(teller->bus, teller->presence);
 }
 
 static void on_second(void *arg)

@@ -21,6 +21,9 @@ MUST_USE enum err teller_new(struct teller **out, struct bus *bus, struct loop *
 void teller_tell(struct teller *teller);
 /* Says it soon: changes of one busy moment are said once. */
 void teller_tell_soon(struct teller *teller);
+/* Says one presence, without a teller: a supervisor for its dead child.  Unsent while the broker is
+ * away. */
+void teller_tell_once(struct bus *bus, const struct presence *presence);
 /* Says goodbye, so that nobody has to wait for the silence to mean it, and frees. */
 void teller_free(struct teller *teller);
 

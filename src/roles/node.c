@@ -30,7 +30,6 @@
 #include "roles/held.h"
 #include "roles/roles.h"
 #include "wire/presence.h"
-#include "wire/subject.h"
 
 #define WORKERS_MAX 256
 #define GRACE_MS    1000 /* least time between asking to end and killing */
@@ -78,18 +77,11 @@ static void goodbye_for(struct worker *worker, const char *name)
 {
     struct node *node = worker->node;
     struct presence dead = {.leaving = true};
-    char subject[SUBJECT_MAX];
-    struct buf text;
     snprintf(dead.role, sizeof dead.role, "infer");
     snprintf(dead.node, sizeof dead.node, "%s", node->presence.node);
     snprintf(dead.name, sizeof dead.name, "%s", name);
     snprintf(dead.boot, sizeof dead.boot, "%s", worker->boot);
-    presence_subject(&dead, subject, sizeof subject);
-    buf_init(&text, 8192);
-    if (presence_encode(&dead, &text) != ERR_OK ||
-        bus_publish(node->bus, subject, NULL, 0, text.data, text.len) != ERR_OK)
-        log_debug("node.goodbye_unsent worker=%s why=\"%s\"", name, err_text());
-    buf_done(&text);
+    teller_tell_once(node->bus, &dead);
 }
 
 static void worker_died(void *arg, struct child *child, int status)
