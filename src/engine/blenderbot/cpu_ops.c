@@ -16,12 +16,12 @@ const struct bb_kernels *bb_kernels_best(void)
     return &bb_kernels_any;
 }
 
-const struct vnni_kernels *vnni_kernels_get(void)
+const struct panel_kernels *panel_kernels_get(void)
 {
 #ifdef BB_KERNELS_X86
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni"))
-        return &vnni_kernels_512;
+        return &panel_kernels_512;
 #endif
     return NULL;
 }
@@ -96,59 +96,71 @@ struct ggml_tensor *gelu_erf_op(struct ggml_context *context, struct ggml_tensor
 
 struct q8_block { /* of ggml's q8_0 */
     uint16_t scale;
-    int8_t values[VNNI_BLOCK];
+    int8_t values[PANEL_BLOCK];
 };
 
 static size_t panels_for(size_t rows)
 {
-    return (rows + VNNI_ROWS - 1) / VNNI_ROWS;
+    return (rows + PANEL_ROWS - 1) / PANEL_ROWS;
 }
 
-bool packed_can(size_t columns)
+bool packed_can(enum ggml_type type, size_t columns)
 {
-    return vnni_kernels_get() != NULL && columns % VNNI_BLOCK == 0;
+    bool suits = type == GGML_TYPE_F32 || (type == GGML_TYPE_Q8_0 && columns % PANEL_BLOCK == 0);
+    return suits && panel_kernels_get() != NULL;
 }
 
-size_t packed_size(size_t columns, size_t rows)
+struct ggml_tensor *packed_new(struct ggml_context *context, enum ggml_type type, size_t columns,
+                               size_t rows)
 {
-    return panels_for(rows) * vnni_panel_size(columns);
+    int64_t panels = (int64_t)panels_for(rows);
+    if (type == GGML_TYPE_F32)
+        return ggml_new_tensor_2d(context, type, (int64_t)columns * PANEL_ROWS, panels);
+    return ggml_new_tensor_2d(context, GGML_TYPE_I8, (int64_t)panel_q8_size(columns), panels);
 }
 
-struct ggml_tensor *packed_new(struct ggml_context *context, size_t columns, size_t rows)
+static void fill_q8_row(uint8_t *panel, size_t lane, const struct q8_block *blocks, size_t count)
 {
-    return ggml_new_tensor_2d(context, GGML_TYPE_I8, (int64_t)vnni_panel_size(columns),
-                              (int64_t)panels_for(rows));
-}
-
-static void fill_row(uint8_t *panel, size_t lane, const struct q8_block *blocks, size_t count)
-{
-    uint8_t *scales = panel + count * VNNI_BLOCK * VNNI_ROWS;
+    uint8_t *scales = panel + count * PANEL_BLOCK * PANEL_ROWS;
     for (size_t i = 0; i < count; i++) {
-        uint8_t *to = panel + i * VNNI_BLOCK * VNNI_ROWS + lane * 4;
-        for (size_t k = 0; k < VNNI_BLOCK; k++)
-            to[k / 4 * VNNI_ROWS * 4 + k % 4] = (uint8_t)(blocks[i].values[k] + 128);
-        memcpy(scales + i * VNNI_SCALE + lane * sizeof(uint16_t), &blocks[i].scale,
+        uint8_t *to = panel + i * PANEL_BLOCK * PANEL_ROWS + lane * 4;
+        for (size_t k = 0; k < PANEL_BLOCK; k++)
+            to[k / 4 * PANEL_ROWS * 4 + k % 4] = (uint8_t)(blocks[i].values[k] + 128);
+        memcpy(scales + i * PANEL_SCALE + lane * sizeof(uint16_t), &blocks[i].scale,
                sizeof(uint16_t));
     }
 }
 
-void packed_fill(void *out, const void *q8_0, size_t columns, size_t rows)
+static void fill_f32_row(float *panel, size_t lane, const float *row, size_t columns)
 {
-    size_t count = columns / VNNI_BLOCK;
-    const struct q8_block *blocks = q8_0;
-    memset(out, 0, packed_size(columns, rows)); /* what is beyond the last row has scale 0 */
-    for (size_t row = 0; row < rows; row++)
-        fill_row((uint8_t *)out + row / VNNI_ROWS * vnni_panel_size(columns), row % VNNI_ROWS,
-                 blocks + row * count, count);
+    for (size_t k = 0; k < columns; k++)
+        panel[k * PANEL_ROWS + lane] = row[k];
+}
+
+void packed_fill(void *out, const void *plain, enum ggml_type type, size_t columns, size_t rows)
+{
+    size_t blocks = columns / PANEL_BLOCK;
+    bool q8 = type == GGML_TYPE_Q8_0;
+    size_t size = q8 ? panel_q8_size(columns) : panel_f32_size(columns);
+    memset(out, 0, panels_for(rows) * size); /* what is beyond the last row has scale 0, or is 0 */
+    for (size_t row = 0; row < rows; row++) {
+        char *panel = (char *)out + row / PANEL_ROWS * size;
+        if (q8)
+            fill_q8_row((uint8_t *)panel, row % PANEL_ROWS,
+                        (const struct q8_block *)plain + row * blocks, blocks);
+        else
+            fill_f32_row((float *)(void *)panel, row % PANEL_ROWS,
+                         (const float *)plain + row * columns, columns);
+    }
 }
 
 static void quantise(struct ggml_tensor *dst, int ith, int nth, void *userdata)
 {
     (void)userdata;
+    const struct panel_kernels *kernels = panel_kernels_get();
+    assert(kernels != NULL); /* or nothing would be packed */
     const struct ggml_tensor *x = dst->src[0];
     size_t columns = (size_t)x->ne[0], first, last;
-    const struct vnni_kernels *kernels = vnni_kernels_get();
-    assert(kernels != NULL); /* or nothing would be packed */
     share((size_t)x->ne[1], ith, nth, &first, &last);
     for (size_t row = first; row < last; row++)
         kernels->quantise((uint8_t *)dst->data + row * (size_t)dst->nb[1],
@@ -158,30 +170,32 @@ static void quantise(struct ggml_tensor *dst, int ith, int nth, void *userdata)
 static void multiply(struct ggml_tensor *dst, int ith, int nth, void *userdata)
 {
     (void)userdata;
+    const struct panel_kernels *kernels = panel_kernels_get();
+    assert(kernels != NULL);
     const struct ggml_tensor *weight = dst->src[0], *rows = dst->src[1], *bias = dst->src[2];
-    struct vnni_product product = {
+    bool q8 = weight->type == GGML_TYPE_I8;
+    struct panel_product product = {
         .out = dst->data,
         .panels = weight->data,
         .rows = rows->data,
         .bias = bias->data,
-        .columns = (size_t)rows->src[0]->ne[0],
+        .columns = (size_t)(q8 ? rows->src[0] : rows)->ne[0],
         .height = (size_t)dst->ne[0],
         .row_count = (size_t)dst->ne[1],
     };
     size_t first, last;
-    const struct vnni_kernels *kernels = vnni_kernels_get();
-    assert(kernels != NULL);
     share((size_t)weight->ne[1], ith, nth, &first, &last);
-    kernels->multiply(&product, first, last);
+    (q8 ? kernels->multiply_q8 : kernels->multiply_f32)(&product, first, last);
 }
 
 struct ggml_tensor *packed_op(struct ggml_context *context, struct ggml_tensor *weight,
                               struct ggml_tensor *bias, struct ggml_tensor *x)
 {
-    struct ggml_tensor *rows =
-        ggml_custom_4d(context, GGML_TYPE_I8, (int64_t)vnni_row_size((size_t)x->ne[0]), x->ne[1], 1,
-                       1, &x, 1, quantise, GGML_N_TASKS_MAX, NULL);
-    struct ggml_tensor *args[] = {weight, rows, bias};
+    struct ggml_tensor *args[] = {weight, x, bias};
+    if (weight->type == GGML_TYPE_I8)
+        args[1] =
+            ggml_custom_4d(context, GGML_TYPE_I8, (int64_t)panel_q8_row_size((size_t)x->ne[0]),
+                           x->ne[1], 1, 1, &x, 1, quantise, GGML_N_TASKS_MAX, NULL);
     return ggml_custom_4d(context, GGML_TYPE_F32, bias->ne[0], x->ne[1], 1, 1, args, 3, multiply,
                           GGML_N_TASKS_MAX, NULL);
 }

@@ -28,13 +28,15 @@ struct ggml_tensor *attend_op(struct ggml_context *context, struct ggml_tensor *
 /* ½x(1 + erf(x/√2)) in place of x, f32. */
 struct ggml_tensor *gelu_erf_op(struct ggml_context *context, struct ggml_tensor *x);
 
-/* Whether this CPU multiplies q8_0 matrices of so many columns by packed_op(). */
-bool packed_can(size_t columns);
-/* The packed form of [columns, rows]: its size, and as a tensor (i8). */
-size_t packed_size(size_t columns, size_t rows);
-struct ggml_tensor *packed_new(struct ggml_context *context, size_t columns, size_t rows);
-/* out: packed_size() bytes; q8_0: rows of it, one after the other. */
-void packed_fill(void *out, const void *q8_0, size_t columns, size_t rows);
+/* A matrix in the form of panels (kernels.h), and its product with rows of numbers. */
+
+/* Whether this CPU multiplies matrices of this type with so many columns so. */
+bool packed_can(enum ggml_type type, size_t columns);
+/* Where the packed form of [columns, rows] goes: i8 for q8_0, f32 for f32. */
+struct ggml_tensor *packed_new(struct ggml_context *context, enum ggml_type type, size_t columns,
+                               size_t rows);
+/* out: as many bytes as the tensor of packed_new() has; plain: rows of the type. */
+void packed_fill(void *out, const void *plain, enum ggml_type type, size_t columns, size_t rows);
 /* weight × x + bias.  weight: from packed_new(); bias: as many numbers as it has rows. */
 struct ggml_tensor *packed_op(struct ggml_context *context, struct ggml_tensor *weight,
                               struct ggml_tensor *bias, struct ggml_tensor *x);

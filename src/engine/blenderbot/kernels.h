@@ -1,7 +1,7 @@
 /*
  * kernels.h - the inner loops on CPUs.  Private to src/engine/blenderbot/.
  *
- * kernels.c is compiled once for every CPU and once more for those with AVX2; vnni.c needs
+ * kernels.c is compiled once for every CPU and once more for those with AVX2; panels.c needs
  * AVX-512 with VNNI.  What the CPU at hand has is asked at run time.  All of it may run in several
  * threads.
  */
@@ -34,41 +34,51 @@ extern const struct bb_kernels bb_kernels_avx2;
 
 const struct bb_kernels *bb_kernels_best(void);
 
-/* A q8_0 matrix times rows of numbers, by VNNI.  16 rows of weights make a panel: for each 32
- * columns 512 bytes, four columns of each of the 16 rows side by side, as unsigned numbers 128 too
- * high; then for each 32 columns the 16 rows' scales as f16.  It takes as much memory as q8_0. */
-#define VNNI_ROWS  16
-#define VNNI_BLOCK 32 /* columns under one scale, as in q8_0 */
-#define VNNI_SCALE ((size_t)VNNI_ROWS * sizeof(uint16_t))
+/* A matrix times some rows of numbers, with AVX-512.  16 rows of weights make a panel, so that one
+ * vector holds a column of it:
+ *   f32   each column's 16 numbers, one column behind the other;
+ *   q8_0  for each 32 columns 512 bytes, four columns of each of the 16 rows side by side, as
+ *         unsigned numbers 128 too high; then for each 32 columns the 16 rows' scales as f16.
+ * Rows beyond the matrix are zeros.  Both take as much memory as the plain form. */
+#define PANEL_ROWS  16
+#define PANEL_BLOCK 32 /* columns under one scale, as in q8_0 */
+#define PANEL_SCALE ((size_t)PANEL_ROWS * sizeof(uint16_t))
 
-static inline size_t vnni_panel_size(size_t columns)
+static inline size_t panel_f32_size(size_t columns)
 {
-    return columns / VNNI_BLOCK * (VNNI_ROWS * VNNI_BLOCK + VNNI_SCALE);
+    return columns * PANEL_ROWS * sizeof(float);
 }
 
-/* Of one row of numbers: per 32 of them 32 signed bytes, a scale and what takes back the 128. */
-static inline size_t vnni_row_size(size_t columns)
+static inline size_t panel_q8_size(size_t columns)
 {
-    size_t size = columns + columns / VNNI_BLOCK * (sizeof(float) + sizeof(int32_t));
+    return columns / PANEL_BLOCK * (PANEL_ROWS * PANEL_BLOCK + PANEL_SCALE);
+}
+
+/* A row of numbers to be multiplied by q8_0: for each 32 of them 32 signed bytes; then the scales;
+ * then what takes back the 128. */
+static inline size_t panel_q8_row_size(size_t columns)
+{
+    size_t size = columns + columns / PANEL_BLOCK * (sizeof(float) + sizeof(int32_t));
     return (size + 63) / 64 * 64;
 }
 
-struct vnni_product {
+struct panel_product {
     float *out; /* [rows] of `height` numbers */
-    const uint8_t *panels;
-    const uint8_t *rows; /* vnni_row_size(columns) bytes each, 4-byte aligned */
-    const float *bias;   /* height numbers */
+    const void *panels;
+    const void *rows;  /* f32: `columns` numbers each; q8_0: panel_q8_row_size() bytes each */
+    const float *bias; /* height numbers */
     size_t columns, height, row_count;
 };
 
-struct vnni_kernels {
-    void (*quantise)(uint8_t *out, const float *in, size_t columns);
+struct panel_kernels {
     /* The panels from `first` up to `last`. */
-    void (*multiply)(const struct vnni_product *product, size_t first, size_t last);
+    void (*multiply_f32)(const struct panel_product *product, size_t first, size_t last);
+    void (*multiply_q8)(const struct panel_product *product, size_t first, size_t last);
+    void (*quantise)(uint8_t *out, const float *in, size_t columns);
 };
 
-/* NULL where the CPU has no VNNI. */
-const struct vnni_kernels *vnni_kernels_get(void);
-extern const struct vnni_kernels vnni_kernels_512; /* there on x86-64 only */
+/* NULL where the CPU has no AVX-512 with VNNI. */
+const struct panel_kernels *panel_kernels_get(void);
+extern const struct panel_kernels panel_kernels_512; /* there on x86-64 only */
 
 #endif

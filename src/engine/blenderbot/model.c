@@ -312,7 +312,8 @@ static enum err open_file(struct load *load)
     return load->gguf != NULL ? ERR_OK : err_set(ERR_INVALID, "its header can't be read");
 }
 
-enum err bb_model_open(struct bb_model *out, const char *path, ggml_backend_t backend)
+enum err bb_model_open(struct bb_model *out, const char *path, ggml_backend_t backend,
+                       enum bb_form form)
 {
     struct bb_model model = {0};
     struct load load = {.model = &model, .path = path, .file = -1};
@@ -324,7 +325,7 @@ enum err bb_model_open(struct bb_model *out, const char *path, ggml_backend_t ba
     if (err == ERR_OK)
         err = bb_tokenizer_open(&model.tokenizer, load.gguf, model.vocab_size);
     if (err == ERR_OK)
-        err = bb_weights_load(&model, load.gguf, load.file, load.file_size, backend);
+        err = bb_weights_load(&model, load.gguf, load.file, load.file_size, backend, form);
     if (err == ERR_OK)
         read_name(&load);
     if (load.file >= 0)

@@ -63,9 +63,13 @@ struct bb_model {
     } plain, extra;
 };
 
+/* Where matrices go: what is fastest here, or as any backend takes them (to hold beside it). */
+enum bb_form { BB_FORM_FASTEST, BB_FORM_PLAIN };
+
 /* Loads into the memory of a backend.  ERR_NOT_FOUND, ERR_INVALID, ERR_UNSUPPORTED, ERR_NOMEM;
  * err_text() names the path and what is wrong. */
-MUST_USE enum err bb_model_open(struct bb_model *out, const char *path, ggml_backend_t backend);
+MUST_USE enum err bb_model_open(struct bb_model *out, const char *path, ggml_backend_t backend,
+                                enum bb_form form);
 void bb_model_close(struct bb_model *model); /* safe on zeroed memory */
 
 #endif

@@ -61,7 +61,7 @@ enum err bb_engine_open(struct engine **out, const struct engine_config *config)
     unsigned threads = pools_threads(config->threads);
     enum err err = open_backend(engine, config->device);
     if (err == ERR_OK)
-        err = bb_model_open(&engine->model, config->model, engine->backend);
+        err = bb_model_open(&engine->model, config->model, engine->backend, BB_FORM_FASTEST);
     if (err == ERR_OK)
         err = check_context(engine, config->context);
     if (err == ERR_OK) {

@@ -31,6 +31,7 @@ struct load {
     int file;
     uint64_t file_size;
     ggml_backend_dev_t device;
+    enum bb_form form;
     ggml_backend_buffer_type_t extra; /* NULL: none suits */
     struct want *wants;
     size_t want_count, want_cap;
@@ -130,15 +131,21 @@ static enum ggml_type type_in_memory(enum ggml_type type, enum kind kind)
     return kind != KIND_VECTOR && ggml_is_quantized(type) ? type : GGML_TYPE_F32;
 }
 
+static bool is_packed(const struct load *load, enum ggml_type type, size_t columns)
+{
+    return load->form == BB_FORM_FASTEST && is_cpu(load) && packed_can(type, columns);
+}
+
 static void make_tensor(struct load *load, enum kind kind, struct want *want)
 {
     struct bb_model *model = load->model;
     size_t rows = want->rows * want->count;
-    bool fast = kind == KIND_MATRIX && ggml_is_quantized(want->type);
-    if (fast && want->type == GGML_TYPE_Q8_0 && is_cpu(load) && packed_can(want->columns)) {
+    if (kind == KIND_MATRIX && is_packed(load, want->type, want->columns)) {
         want->packed = true;
-        want->to = packed_new(model->plain.context, want->columns, rows);
-    } else if (fast && suits_extra(load, want->type, want->columns, rows)) {
+        want->to = packed_new(model->plain.context, want->type, want->columns, rows);
+    } else if (kind == KIND_MATRIX && load->form == BB_FORM_FASTEST &&
+               ggml_is_quantized(want->type) &&
+               suits_extra(load, want->type, want->columns, rows)) {
         want->to = ggml_new_tensor_2d(model->extra.context, want->type, (int64_t)want->columns,
                                       (int64_t)rows);
     } else {
@@ -295,7 +302,7 @@ static enum err want_embeddings(struct load *load)
     if (err != ERR_OK)
         return err;
     model->embeddings = model->head.weight = made->to;
-    if (ggml_is_quantized(made->type))
+    if (ggml_is_quantized(made->type) || is_packed(load, made->type, model->width))
         err = want_matrix(load, names, 1, model->width, model->vocab_size, &model->head);
     return err == ERR_OK ? want_vector(load, bias, 1, model->vocab_size, &model->head.bias) : err;
 }
@@ -366,7 +373,7 @@ static enum err read_part(const struct load *load, const struct want *want, int6
 static enum err fill_tensor(const struct load *load, const struct want *want)
 {
     size_t part = ggml_row_size(want->type, (int64_t)want->columns) * want->rows;
-    size_t rows = want->rows * want->count, packed_bytes = packed_size(want->columns, rows);
+    size_t packed_bytes = ggml_nbytes(want->to);
     char *bytes = malloc(part * want->count);
     char *packed = want->packed ? malloc(packed_bytes) : NULL;
     enum err err = ERR_OK;
@@ -375,7 +382,7 @@ static enum err fill_tensor(const struct load *load, const struct want *want)
     for (size_t i = 0; err == ERR_OK && i < want->count; i++)
         err = read_part(load, want, want->sources[i], bytes + i * part);
     if (err == ERR_OK && want->packed) {
-        packed_fill(packed, bytes, want->columns, rows);
+        packed_fill(packed, bytes, want->type, want->columns, want->rows * want->count);
         ggml_backend_tensor_set(want->to, packed, 0, packed_bytes);
     } else if (err == ERR_OK) {
         ggml_backend_tensor_set(want->to, bytes, 0, part * want->count);
@@ -386,7 +393,7 @@ static enum err fill_tensor(const struct load *load, const struct want *want)
 }
 
 enum err bb_weights_load(struct bb_model *model, const struct gguf_context *gguf, int file,
-                         uint64_t file_size, ggml_backend_t backend)
+                         uint64_t file_size, ggml_backend_t backend, enum bb_form form)
 {
     struct load load = {
         .model = model,
@@ -394,6 +401,7 @@ enum err bb_weights_load(struct bb_model *model, const struct gguf_context *gguf
         .file = file,
         .file_size = file_size,
         .device = ggml_backend_get_device(backend),
+        .form = form,
     };
     enum err err = want_all(&load);
     if (err == ERR_OK)

@@ -16,7 +16,7 @@
  * ERR_INVALID, ERR_UNSUPPORTED, ERR_IO, ERR_NOMEM; what was made stays in model->plain and extra.
  */
 MUST_USE enum err bb_weights_load(struct bb_model *model, const struct gguf_context *gguf, int file,
-                                  uint64_t file_size, ggml_backend_t backend);
+                                  uint64_t file_size, ggml_backend_t backend, enum bb_form form);
 void bb_weights_free(struct bb_weights *weights); /* safe on zeroed memory */
 
 #endif

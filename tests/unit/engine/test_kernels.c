@@ -98,77 +98,113 @@ static void test_attention_of_any_size(void **state)
 
 struct q8_block {
     uint16_t scale;
-    int8_t values[VNNI_BLOCK];
+    int8_t values[PANEL_BLOCK];
 };
 
 /* Scales that f16 has exactly: 2^-7 and 2^-6. */
 static const uint16_t halves[] = {0x2000, 0x2400};
 static const double factors[] = {1.0 / 128, 1.0 / 64};
 
-static void check_product(size_t columns, size_t height, size_t rows)
+struct product_case {
+    size_t columns, height, rows;
+    float *plain; /* [height][columns] */
+    struct q8_block *blocks;
+    float *x, *bias, *out;
+};
+
+/* Whole numbers with 127 in each block, which q8_0 keeps exactly. */
+static void make_case(struct product_case *c, size_t columns, size_t height, size_t rows)
 {
-    size_t blocks = columns / VNNI_BLOCK, row_size = vnni_row_size(columns);
-    struct q8_block *weights = calloc(height * blocks, sizeof *weights);
-    float *x = calloc(rows * columns, sizeof *x), *bias = calloc(height, sizeof *bias);
-    float *out = calloc(rows * height, sizeof *out);
-    uint8_t *packed = malloc(packed_size(columns, height)), *bytes = calloc(rows, row_size);
-    for (size_t i = 0; i < height * blocks; i++) {
-        weights[i].scale = halves[i % 2];
-        for (size_t k = 0; k < VNNI_BLOCK; k++)
-            weights[i].values[k] = (int8_t)(i == 0 ? -128 : 127 * random_number());
+    size_t blocks = columns / PANEL_BLOCK;
+    *c = (struct product_case){columns,
+                               height,
+                               rows,
+                               calloc(height * columns, sizeof(float)),
+                               calloc(height * blocks + 1, sizeof(struct q8_block)),
+                               calloc(rows * columns, sizeof(float)),
+                               calloc(height, sizeof(float)),
+                               calloc(rows * height, sizeof(float))};
+    for (size_t i = 0; i < height * columns; i++) {
+        int8_t value = (int8_t)(i == 0 ? -128 : 127 * random_number());
+        size_t block = i / columns * blocks + i % columns / PANEL_BLOCK;
+        c->plain[i] = (float)(value * factors[block % 2]);
+        c->blocks[block].scale = halves[block % 2];
+        c->blocks[block].values[i % columns % PANEL_BLOCK] = value;
     }
     for (size_t i = 0; i < height; i++)
-        bias[i] = random_number();
-    /* Whole numbers with 127 in each block are kept exactly. */
+        c->bias[i] = random_number();
     for (size_t i = 0; i < rows * columns; i++)
-        x[i] = i % VNNI_BLOCK == 0 ? 127 : (float)(int)(127 * random_number());
-    packed_fill(packed, weights, columns, height);
-    for (size_t i = 0; i < rows; i++)
-        vnni_kernels_get()->quantise(bytes + i * row_size, x + i * columns, columns);
-    struct vnni_product product = {out, packed, bytes, bias, columns, height, rows};
-    size_t panels = (height + VNNI_ROWS - 1) / VNNI_ROWS;
-    vnni_kernels_get()->multiply(&product, panels / 2, panels);
-    vnni_kernels_get()->multiply(&product, 0, panels / 2);
-    for (size_t r = 0; r < rows; r++) {
-        for (size_t i = 0; i < height; i++) {
-            double want = (double)bias[i];
-            for (size_t k = 0; k < columns; k++)
-                want += factors[(i * blocks + k / VNNI_BLOCK) % 2] *
-                        weights[i * blocks + k / VNNI_BLOCK].values[k % VNNI_BLOCK] *
-                        (double)x[r * columns + k];
-            if (!(fabs((double)out[r * height + i] - want) < 0.05))
-                fail_msg("%zu × %zu, row %zu: %g, not %g", columns, height, r,
-                         (double)out[r * height + i], want);
+        c->x[i] = i % PANEL_BLOCK == 0 ? 127 : (float)(int)(127 * random_number());
+}
+
+static void check_and_free_case(struct product_case *c)
+{
+    for (size_t r = 0; r < c->rows; r++) {
+        for (size_t i = 0; i < c->height; i++) {
+            double want = (double)c->bias[i], got = (double)c->out[r * c->height + i];
+            for (size_t k = 0; k < c->columns; k++)
+                want += (double)c->plain[i * c->columns + k] * (double)c->x[r * c->columns + k];
+            if (!(fabs(got - want) < 0.01))
+                fail_msg("%zu columns, row %zu, %zu: %g, not %g", c->columns, r, i, got, want);
         }
     }
-    free(weights);
-    free(x);
-    free(bias);
-    free(out);
+    free(c->plain);
+    free(c->blocks);
+    free(c->x);
+    free(c->bias);
+    free(c->out);
+}
+
+static void check_product(enum ggml_type type, size_t columns, size_t height, size_t rows)
+{
+    struct product_case c;
+    bool q8 = type == GGML_TYPE_Q8_0;
+    size_t row_size = panel_q8_row_size(columns), panels = (height + PANEL_ROWS - 1) / PANEL_ROWS;
+    make_case(&c, columns, height, rows);
+    void *packed = malloc(panels * (q8 ? panel_q8_size(columns) : panel_f32_size(columns)));
+    uint8_t *bytes = calloc(rows, row_size);
+    packed_fill(packed, q8 ? (void *)c.blocks : c.plain, type, columns, height);
+    for (size_t i = 0; q8 && i < rows; i++)
+        panel_kernels_get()->quantise(bytes + i * row_size, c.x + i * columns, columns);
+    struct panel_product product = {c.out,  packed, q8 ? (void *)bytes : c.x, c.bias, columns,
+                                    height, rows};
+    void (*multiply)(const struct panel_product *, size_t, size_t) =
+        q8 ? panel_kernels_get()->multiply_q8 : panel_kernels_get()->multiply_f32;
+    multiply(&product, panels / 2, panels);
+    multiply(&product, 0, panels / 2);
+    check_and_free_case(&c);
     free(packed);
     free(bytes);
 }
 
 static void test_packed_product(void **state)
 {
-    if (vnni_kernels_get() == NULL)
-        skip(); /* this CPU has no VNNI */
-    for (size_t rows = 1; rows <= 27; rows++)
-        check_product(96, 40, rows);
-    check_product(32, 1, 1);
-    check_product(64, 16, 3);
-    check_product(160, 31, 12);
+    if (panel_kernels_get() == NULL)
+        skip(); /* this CPU has no AVX-512 with VNNI */
+    static const enum ggml_type types[] = {GGML_TYPE_Q8_0, GGML_TYPE_F32};
+    for (size_t t = 0; t < 2; t++) {
+        for (size_t rows = 1; rows <= 27; rows++)
+            check_product(types[t], 96, 40, rows);
+        check_product(types[t], 32, 1, 1);
+        check_product(types[t], 64, 16, 3);
+        check_product(types[t], 160, 31, 12);
+    }
+    check_product(GGML_TYPE_F32, 1, 1, 1);
+    check_product(GGML_TYPE_F32, 7, 17, 2);
+    check_product(GGML_TYPE_F32, 300, 33, 13);
+    assert_false(packed_can(GGML_TYPE_Q8_0, 40)); /* no whole blocks */
+    assert_false(packed_can(GGML_TYPE_Q4_0, 64));
 }
 
 static void test_quantising_rounds_to_the_nearest(void **state)
 {
-    if (vnni_kernels_get() == NULL)
+    if (panel_kernels_get() == NULL)
         skip();
     float in[64] = {0};
     uint8_t out[128];
     for (size_t i = 0; i < 32; i++)
         in[i] = random_number() * 3;
-    vnni_kernels_get()->quantise(out, in, 64);
+    panel_kernels_get()->quantise(out, in, 64);
     const float *scales = (const float *)(const void *)(out + 64);
     const int32_t *starts = (const int32_t *)(const void *)(scales + 2);
     int32_t sum = 0;
