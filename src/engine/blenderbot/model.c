@@ -19,8 +19,6 @@
 #define MAX_FFN       (1u << 18)
 #define MAX_POSITIONS (1u << 14)
 #define MAX_VOCAB     (1u << 20)
-#define BLOCK_TENSORS 32 /* more than a block has */
-#define OTHER_TENSORS 16
 #define NAME_SIZE     64
 #define FUSED_MAX     3
 
@@ -448,10 +446,10 @@ static enum err want_all(struct load *load)
 {
     static const char *const embeddings[] = {"token_embd.weight"}, *const bias[] = {"output.bias"};
     struct bb_model *model = load->model;
-    size_t blocks = model->encoder.block_count + model->decoder.block_count;
-    load->part_cap = blocks * BLOCK_TENSORS + OTHER_TENSORS;
-    load->parts = calloc(load->part_cap, sizeof *load->parts);
-    struct ggml_init_params params = {.mem_size = load->part_cap * ggml_tensor_overhead(),
+    /* each is wanted once, so that no claimed number of blocks costs memory */
+    load->part_cap = (size_t)gguf_get_n_tensors(load->gguf);
+    load->parts = calloc(load->part_cap + 1, sizeof *load->parts);
+    struct ggml_init_params params = {.mem_size = (load->part_cap + 1) * ggml_tensor_overhead(),
                                       .no_alloc = true};
     model->context = ggml_init(params);
     if (load->parts == NULL || model->context == NULL)
