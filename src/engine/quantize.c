@@ -15,6 +15,7 @@
 #include "base/outfile.h"
 #include "engine/engine.h"
 #include "engine/model_file.h"
+#include "engine/ops.h"
 #include "engine/runtime_log.h"
 
 /* bits: most that a number takes, with its share of scales; for the disk space needed */
@@ -68,6 +69,10 @@ enum err engine_quantize(const char *in_path, const char *out_path, const char *
     enum err err = model_file_check(&file, in_path);
     if (err != ERR_OK)
         return err;
+    if (strcmp(file.arch, BLENDERBOT_ARCH) == 0)
+        return err_set(ERR_UNSUPPORTED,
+                       "%s is a Blenderbot: give its checkpoint's folder and --type instead",
+                       in_path);
     struct outfile out;
     char folder[PATH_MAX];
     snprintf(folder, sizeof folder, "%s", out_path);

@@ -35,7 +35,12 @@ static char folder[4000];
 /* ---- memory ---- */
 
 static atomic_bool counting;
-static atomic_llong live, most;
+static atomic_llong live, peak, most;
+static size_t input;
+static struct {
+    long long bytes;
+    size_t input;
+} largest; /* of all inputs, for people */
 
 static void on_malloc(const volatile void *block, size_t size)
 {
@@ -43,6 +48,8 @@ static void on_malloc(const volatile void *block, size_t size)
     if (!atomic_load(&counting))
         return;
     long long now = atomic_fetch_add(&live, (long long)size) + (long long)size;
+    if (now > atomic_load(&peak))
+        atomic_store(&peak, now);
     if (now <= atomic_load(&most))
         return;
     atomic_store(&counting, false);
@@ -60,7 +67,9 @@ static void on_free(const volatile void *block)
 
 void fuzz_begin(size_t size, size_t factor)
 {
+    input = size;
     atomic_store(&live, 0);
+    atomic_store(&peak, 0);
     atomic_store(&most, (long long)(FUZZ_BASE + size * factor));
     atomic_store(&counting, true);
 }
@@ -68,6 +77,10 @@ void fuzz_begin(size_t size, size_t factor)
 void fuzz_end(void)
 {
     atomic_store(&counting, false);
+    if (atomic_load(&peak) <= largest.bytes)
+        return;
+    largest.bytes = atomic_load(&peak);
+    largest.input = input;
 }
 
 /* ---- the folder ---- */
@@ -76,6 +89,8 @@ static void remove_folder(void)
 {
     fuzz_clear_image();
     rmdir(folder);
+    fprintf(stderr, "fuzz: at most %lld bytes live, for an input of %zu\n", largest.bytes,
+            largest.input);
 }
 
 int LLVMFuzzerInitialize(int *argc, char ***argv)

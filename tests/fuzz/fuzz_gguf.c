@@ -14,7 +14,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         return 0; /* model_file_check is fuzzed by all others; llama.cpp itself is not ours */
     const char *path = fuzz_write("model.gguf", data, size);
     if (warm) /* the first time ggml looks for its backends and keeps them */
-        fuzz_begin(size, 4096);
+        fuzz_begin(size, 512);
     warm = true;
     (void)engine_run(path);
     fuzz_end();
