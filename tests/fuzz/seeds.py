@@ -5,6 +5,7 @@ Real files, shrunk: a Blenderbot of 8 dimensions in every layout, and as GGUF.  
 
 import json
 import pathlib
+import struct
 import subprocess
 import sys
 import tempfile
@@ -155,6 +156,33 @@ def write_models(seeds, scratch, wyvern):
                        check=True)
 
 
+def write_llama(path):
+    """A header with the keys that are looked at before llama.cpp sees it."""
+    def text(string):
+        return struct.pack("<Q", len(string.encode())) + string.encode()
+
+    def texts(strings):
+        return struct.pack("<IQ", 8, len(strings)) + b"".join(map(text, strings))
+
+    keys = [("general.architecture", 8, text("llama")),
+            ("general.alignment", 4, struct.pack("<I", 32)),
+            ("tokenizer.ggml.tokens", 9, texts(VOCAB)),
+            ("tokenizer.ggml.merges", 9, texts(MERGES)),
+            ("tokenizer.ggml.scores", 9, struct.pack(f"<IQ{len(VOCAB)}f", 6, len(VOCAB), *range(11))),
+            ("tokenizer.ggml.token_type", 9, struct.pack(f"<IQ{len(VOCAB)}i", 5, len(VOCAB),
+                                                         *[1] * len(VOCAB)))]
+    keys += [(f"tokenizer.ggml.{name}_token_id", 4, struct.pack("<I", 1))
+             for name in ("bos", "eos", "unknown", "padding")]
+    keys += [(f"llama.{name}", 4, struct.pack("<I", 8)) for name in (
+        "block_count", "context_length", "embedding_length", "feed_forward_length",
+        "attention.head_count", "attention.head_count_kv", "rope.dimension_count", "vocab_size")]
+    head = b"GGUF" + struct.pack("<IQQ", 3, 1, len(keys))
+    for name, kind, value in keys:
+        head += text(name) + struct.pack("<I", kind) + value
+    head += text("token_embd.weight") + struct.pack("<IQQIQ", 2, 8, len(VOCAB), 0, 0)
+    path.write_bytes(head + bytes(-len(head) % 32 + 8 * len(VOCAB) * 4))
+
+
 def write_texts(folder):
     for i, text in enumerate(["What is a wyvern?", " it's  we'll\t\n 12,345 \u00e9t\u00e9 \u4f60\u597d",
                               "</s> <s>", "\U0001f409\u00a0\u3000x", "a" * 200]):
@@ -170,6 +198,7 @@ def main():
     with tempfile.TemporaryDirectory() as scratch:
         write_readers(seeds, pathlib.Path(scratch))
         write_models(seeds, pathlib.Path(scratch), wyvern)
+    write_llama(seeds["gguf"] / "llama")
     write_texts(seeds["tokenizer"])
 
 
