@@ -65,12 +65,12 @@ static void on_free(const volatile void *block)
         atomic_fetch_sub(&live, (long long)__sanitizer_get_allocated_size(block));
 }
 
-void fuzz_begin(size_t size, size_t factor)
+void fuzz_begin(size_t base, size_t size, size_t factor)
 {
     input = size;
     atomic_store(&live, 0);
     atomic_store(&peak, 0);
-    atomic_store(&most, (long long)(FUZZ_BASE + size * factor));
+    atomic_store(&most, (long long)(base + size * factor));
     atomic_store(&counting, true);
 }
 

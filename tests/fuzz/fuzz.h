@@ -16,8 +16,12 @@
 
 #define FUZZ_BASE (256u << 10) /* buffers of stdio, libzip, ggml: whatever the input says */
 
-/* From here on live memory is counted; more than FUZZ_BASE + factor × size ends the process. */
-void fuzz_begin(size_t size, size_t factor);
+/* libzip takes places for 65,536 more files at once where an archive's list is longer than its
+ * count. */
+#define FUZZ_ZIP (2u << 20)
+
+/* From here on live memory is counted; more than base + factor × size ends the process. */
+void fuzz_begin(size_t base, size_t size, size_t factor);
 /* Back to no limit. */
 void fuzz_end(void);
 

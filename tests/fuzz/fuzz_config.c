@@ -14,7 +14,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct hf_config config;
 
     fuzz_write_image(data, size);
-    fuzz_begin(size, 256);
+    fuzz_begin(FUZZ_BASE, size, 256);
     struct gguf_context *gguf = gguf_init_empty();
     enum err err = hf_config_read(&config, gguf, fuzz_folder());
     if (err == ERR_OK && config.vocab <= VOCAB_MAX)

@@ -20,7 +20,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         return 0;
     fuzz_write_image(data + 1, size - 1);
     snprintf(out, sizeof out, "%s/out.gguf", fuzz_folder());
-    fuzz_begin(size, 256);
+    fuzz_begin(FUZZ_BASE + FUZZ_ZIP, size, 256);
     enum err err = convert_checkpoint(fuzz_folder(), out, types[data[0] % 7], NULL, NULL, &report);
     fuzz_end();
     struct stat info;

@@ -17,7 +17,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     const char *path = fuzz_write("model.gguf", data, size);
 
     if (warm) /* the first time ggml looks for its backends and keeps them */
-        fuzz_begin(size, 512);
+        fuzz_begin(FUZZ_BASE, size, 512);
     if (model_file_check(&file, path) == ERR_OK && strcmp(file.arch, BLENDERBOT_ARCH) == 0) {
         (void)engine_run(path);
         warm = true;

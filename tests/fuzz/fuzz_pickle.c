@@ -9,7 +9,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct pickle pickle;
     size_t used;
 
-    fuzz_begin(size, 128);
+    fuzz_begin(FUZZ_BASE, size, 128);
     if (pickle_read(&pickle, (const char *)data, size, &used, "input") == ERR_OK)
         pickle_done(&pickle);
     fuzz_end();

@@ -53,7 +53,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (tokenizer == NULL)
         tokenizer = open_tokenizer();
     buf_init(&ids, size * sizeof(int32_t) * 2 + 64);
-    fuzz_begin(size, 64);
+    fuzz_begin(FUZZ_BASE, size, 64);
     enum err err = bb_tokenizer_encode(tokenizer, (const char *)data, size, &ids);
     fuzz_end();
     if ((err == ERR_OK) != utf8_is_valid((const char *)data, size)) {

@@ -26,7 +26,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct checkpoint *checkpoint;
 
     fuzz_write(WEIGHTS, data, size);
-    fuzz_begin(size, 128);
+    fuzz_begin(FUZZ_BASE + FUZZ_ZIP, size, 128);
     if (checkpoint_open(&checkpoint, fuzz_folder()) == ERR_OK) {
         read_tensors(checkpoint);
         checkpoint_free(checkpoint);
