@@ -161,11 +161,12 @@ def test_weight_types(tmp_path):
                 assert abs(got - want) < 0.01
 
 
-def make_large(tmp_path):
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
     """A model of 64 MiB."""
     config = json.loads((TINY / "config.json").read_text())
     config |= {"encoder_ffn_dim": 65536, "decoder_ffn_dim": 192}
-    folder = without_weights(tmp_path)
+    folder = checkpoints.copy_small_files(TINY, tmp_path_factory.mktemp("large") / "model")
     (folder / "config.json").write_text(json.dumps(config))
     tensors = dict(TENSORS)
     for block in range(2):
@@ -177,16 +178,16 @@ def make_large(tmp_path):
     return folder
 
 
-def test_peak_memory(tmp_path):
+def test_peak_memory(tmp_path, large):
     """A model of 64 MiB must not need them."""
-    folder, out = make_large(tmp_path), tmp_path / "out.gguf"
-    small, large = (subprocess.run(
+    out = tmp_path / "out.gguf"
+    least, most = (subprocess.run(
         ["python3", "-c", "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=1);"
          "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)", WYVERN, "convert", source,
          out, "-q"], capture_output=True, text=True, check=True, timeout=60).stdout
-        for source in (TINY, folder))
+        for source in (TINY, large))
     assert out.stat().st_size > 64 << 20
-    assert int(large) - int(small) < 32 << 10
+    assert int(most) - int(least) < 32 << 10
 
 
 def writes_into(process, folder):
@@ -200,15 +201,15 @@ def writes_into(process, folder):
     return False
 
 
-def test_killed(tmp_path):
+def test_killed(tmp_path, large):
     """Nothing is left of a conversion that was killed while it wrote."""
-    folder, target = make_large(tmp_path), tmp_path / "target"
+    target = tmp_path / "target"
     target.mkdir()
     try:
         os.close(os.open(target, os.O_TMPFILE | os.O_RDWR))
     except OSError:
         pytest.skip("files here always have a name")
-    with subprocess.Popen([WYVERN, "convert", folder, target / "out.gguf", "-q"]) as process:
+    with subprocess.Popen([WYVERN, "convert", large, target / "out.gguf", "-q"]) as process:
         while process.poll() is None and not writes_into(process, target):
             pass
         process.kill()
@@ -346,6 +347,26 @@ def test_archive_of_one_file(tmp_path):
             archive.filelist.append(other)
         archive._didModify = True
     refused(folder, tmp_path / "out.gguf", "overlap")
+
+
+@pytest.mark.parametrize("source", [None, TINY_BIN])
+def test_archive_that_claims_files(tmp_path, source):
+    """In the archive's end; and in its long form, which torch writes and which lies before it."""
+    folder = without_weights(tmp_path)
+    path = folder / "pytorch_model.bin"
+    if source:
+        shutil.copy(source / path.name, path)
+    else:
+        checkpoints.write_torch_zip(path, {Q: TENSORS[Q]})
+    data = bytearray(path.read_bytes())
+    if source:
+        count = data.rindex(b"PK\6\6") + 32
+        data[count:count + 8] = struct.pack("<Q", 1 << 32)
+    else:
+        count = data.rindex(b"PK\5\6") + 10
+        data[count:count + 2] = struct.pack("<H", 65520)
+    path.write_bytes(data)
+    refused(folder, tmp_path / "out.gguf", path.name, "claims", "files")
 
 
 def test_pickled_code(tmp_path):
