@@ -3,7 +3,7 @@ MAKEFLAGS += --no-print-directory
 BUILD := build
 JOBS  := $(shell nproc)
 
-.PHONY: all deps model demo up check lint bench clean help
+.PHONY: all deps model demo up check lint fuzz bench clean help
 
 all: deps ## what is missing is installed, then wyvern is built: build/wyvern
 	@[ -e $(BUILD)/CMakeCache.txt ] || cmake --preset default >/dev/null
@@ -26,6 +26,10 @@ check: ## every test and lint; ends with "N passed, N failed"
 
 lint: all ## the linters alone
 	@scripts/lint.sh
+
+fuzz: ## broken model files for long: FUZZ_SECONDS for each target (600)
+	@scripts/deps.sh check
+	@scripts/fuzz.sh long
 
 bench: model ## the measures of docs/BENCHMARKS.md
 	@bench/run

@@ -121,6 +121,11 @@ export UBSAN_OPTIONS=print_stacktrace=1
 export TSAN_OPTIONS=suppressions=$PWD/tests/lint/tsan.supp
 if build "clang, -Werror" build-asan asan all; then
     unit "unit tests under ASan and UBSan" build-asan
+    stage "fuzzing, a little"
+    rm -f "$reports/fuzz.counts"
+    FUZZ_COUNTS=$reports/fuzz.counts scripts/fuzz.sh short
+    read -r ok bad <"$reports/fuzz.counts" || bad=1 ok=0
+    count "$ok" "$bad" "fuzzing under ASan, UBSan and LSan"
 fi
 
 stage "clang build with TSan"

@@ -122,8 +122,9 @@ def dump(value, protocol, legacy):
     return out.getvalue()
 
 
-def state_dict(tensors, dtype, tied=(), transposed=()):
-    """An OrderedDict of tensors, and their storages; tied: names that share another's storage."""
+def state_dict(tensors, dtype, tied=(), transposed=(), strides=()):
+    """An OrderedDict of tensors, and their storages; tied: names that share another's storage;
+    strides: what some claim."""
     storages, state = [], collections.OrderedDict()
     for name, (shape, values) in tensors.items():
         stride = None
@@ -132,7 +133,7 @@ def state_dict(tensors, dtype, tied=(), transposed=()):
             values = [values[r * columns + c] for c in range(columns) for r in range(rows)]
             stride = (1, rows)
         storages.append(Storage(str(len(storages)), dtype, values))
-        state[name] = Tensor(storages[-1], shape, stride)
+        state[name] = Tensor(storages[-1], shape, dict(strides).get(name, stride))
     for name, other in tied:
         state[name] = Tensor(state[other].storage, state[other].shape)
     return state, storages

@@ -5,7 +5,6 @@
 #include "convert/convert.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <ggml.h>
 #include <gguf.h>
 #include <libgen.h>
@@ -18,6 +17,7 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
+#include "base/outfile.h"
 #include "convert/checkpoint.h"
 #include "convert/files.h"
 #include "convert/gguf_blenderbot.h"
@@ -220,34 +220,34 @@ static enum err write_tensor(struct conversion *conversion, const struct placing
     return err == ERR_OK ? write_bytes(conversion, zeros, rest) : err;
 }
 
-/* Into a temporary file beside the target; renamed when it is whole and on disk. */
-static enum err write_file(struct conversion *conversion)
+static enum err write_all(struct conversion *conversion, int fd)
 {
-    char temporary[PATH_MAX];
-    mode_t mask = umask(0);
-
-    umask(mask);
-    if (snprintf(temporary, sizeof temporary, "%s.XXXXXX", conversion->out_path) >= PATH_MAX)
-        return err_set(ERR_LIMIT, "the path %.100s… is too long", conversion->out_path);
-    int fd = mkstemp(temporary);
-    if (fd < 0)
-        return err_set(ERR_IO, "can't write %s: %s", conversion->out_path, strerror(errno));
-    fchmod(fd, 0666 & ~mask);
-    conversion->file = fdopen(fd, "wb");
-    enum err err =
-        conversion->file != NULL ? write_head(conversion) : err_set(ERR_OS, "%s", strerror(errno));
+    int own = dup(fd); /* fclose closes it */
+    conversion->file = own >= 0 ? fdopen(own, "wb") : NULL;
+    if (conversion->file == NULL) {
+        if (own >= 0)
+            close(own);
+        return err_set(ERR_OS, "%s", strerror(errno));
+    }
+    enum err err = write_head(conversion);
     for (size_t i = 0; err == ERR_OK && i < conversion->layout.count; i++)
         err = write_tensor(conversion, &conversion->layout.items[i]);
-    if (err == ERR_OK && (fflush(conversion->file) != 0 || fsync(fd) != 0))
+    if (fclose(conversion->file) != 0 && err == ERR_OK)
         err = err_set(ERR_IO, "can't write %s: %s", conversion->out_path, strerror(errno));
-    if (conversion->file != NULL)
-        fclose(conversion->file);
-    else
-        close(fd);
-    if (err == ERR_OK && rename(temporary, conversion->out_path) != 0)
-        err = err_set(ERR_IO, "can't write %s: %s", conversion->out_path, strerror(errno));
+    conversion->file = NULL;
+    return err;
+}
+
+static enum err write_file(struct conversion *conversion)
+{
+    struct outfile out;
+    enum err err = outfile_open(&out, conversion->out_path);
     if (err != ERR_OK)
-        unlink(temporary);
+        return err;
+    err = write_all(conversion, out.fd);
+    if (err == ERR_OK)
+        return outfile_publish(&out);
+    outfile_discard(&out);
     return err;
 }
 
@@ -276,9 +276,11 @@ enum err convert_checkpoint(const char *folder, const char *out_path, const char
     set_name(conversion.gguf, folder);
     err = hf_config_read(&config, conversion.gguf, folder);
     if (err == ERR_OK)
-        err = vocab_read(conversion.gguf, folder, &config);
-    if (err == ERR_OK)
         err = checkpoint_open(&conversion.checkpoint, folder);
+    if (err == ERR_OK) /* before any memory is taken for so many tokens */
+        err = layout_check_vocab(conversion.checkpoint, &config);
+    if (err == ERR_OK)
+        err = vocab_read(conversion.gguf, folder, &config);
     if (err == ERR_OK)
         err = layout_make(&conversion.layout, conversion.checkpoint, &config);
     if (err != ERR_OK)

@@ -1,6 +1,5 @@
 #include "convert/hf_config.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -21,20 +20,22 @@ static enum err bad_field(const struct source *from, const char *key, const char
     return err_set(ERR_INVALID, "%.300s/%s: %s %s", from->folder, from->file, key, what);
 }
 
-/* An integer within bounds; absent: fallback. */
+/* An integer within bounds; absent: fallback, which must be within them too. */
 static enum err read_uint(const struct source *from, const char *key, uint32_t fallback,
                           uint32_t low, uint32_t high, uint32_t *out)
 {
     const json_t *value = json_object_get(from->object, key);
     char bounds[64];
 
+    snprintf(bounds, sizeof bounds, "is no number from %u to %u", low, high);
     if (value == NULL || json_is_null(value)) {
+        if (fallback < low || fallback > high)
+            return bad_field(from, key, bounds);
         *out = fallback;
         return ERR_OK;
     }
     if (json_is_array(value) && json_array_size(value) == 1) /* token ids may be given as a list */
         value = json_array_get(value, 0);
-    snprintf(bounds, sizeof bounds, "is no number from %u to %u", low, high);
     if (!json_is_integer(value) || json_integer_value(value) < (json_int_t)low ||
         json_integer_value(value) > (json_int_t)high)
         return bad_field(from, key, bounds);
@@ -88,22 +89,23 @@ static enum err read_sizes(const struct source *from, struct hf_config *out)
 {
     const struct {
         const char *key;
-        uint32_t fallback, high;
+        uint32_t fallback, low, high; /* no wider than the engine has them */
         uint32_t *to;
     } rows[] = {
-        {"vocab_size", 8008, 1u << 20, &out->vocab},
-        {"d_model", 2560, 1u << 15, &out->width},
-        {"max_position_embeddings", 128, 1u << 16, &out->positions},
-        {"encoder_layers", 2, BLENDERBOT_MAX_BLOCKS, &out->encoder.blocks},
-        {"decoder_layers", 24, BLENDERBOT_MAX_BLOCKS, &out->decoder.blocks},
-        {"encoder_attention_heads", 32, 1u << 10, &out->encoder.heads},
-        {"decoder_attention_heads", 32, 1u << 10, &out->decoder.heads},
-        {"encoder_ffn_dim", 10240, 1u << 17, &out->encoder.ffn},
-        {"decoder_ffn_dim", 10240, 1u << 17, &out->decoder.ffn},
+        {"vocab_size", 8008, 2, 1u << 20, &out->vocab},
+        {"d_model", 2560, 1, 1u << 15, &out->width},
+        {"max_position_embeddings", 128, 2, 1u << 14, &out->positions},
+        {"encoder_layers", 2, 1, BLENDERBOT_MAX_BLOCKS, &out->encoder.blocks},
+        {"decoder_layers", 24, 1, BLENDERBOT_MAX_BLOCKS, &out->decoder.blocks},
+        {"encoder_attention_heads", 32, 1, 1u << 10, &out->encoder.heads},
+        {"decoder_attention_heads", 32, 1, 1u << 10, &out->decoder.heads},
+        {"encoder_ffn_dim", 10240, 1, 1u << 17, &out->encoder.ffn},
+        {"decoder_ffn_dim", 10240, 1, 1u << 17, &out->decoder.ffn},
     };
 
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
-        enum err err = read_uint(from, rows[i].key, rows[i].fallback, 1, rows[i].high, rows[i].to);
+        enum err err =
+            read_uint(from, rows[i].key, rows[i].fallback, rows[i].low, rows[i].high, rows[i].to);
         if (err != ERR_OK)
             return err;
     }
@@ -149,30 +151,46 @@ static enum err read_ids(const struct source *config, const struct source *gener
 
 enum setting_kind { SETTING_COUNT, SETTING_TOKEN, SETTING_NUMBER, SETTING_FLAG, SETTING_STOPPING };
 
+/* low, high: no wider than the engine has them. */
 static const struct {
     const char *name;
     enum setting_kind kind;
     int64_t
         class_default; /* BlenderbotConfig's own, where config.json alone holds them; −1: none */
+    double low, high;
 } settings[] = {
-    {"num_beams", SETTING_COUNT, -1},
-    {"no_repeat_ngram_size", SETTING_COUNT, -1},
-    {"encoder_no_repeat_ngram_size", SETTING_COUNT, 3},
-    {"min_length", SETTING_COUNT, -1},
-    {"min_new_tokens", SETTING_COUNT, -1},
-    {"max_length", SETTING_COUNT, -1},
-    {"max_new_tokens", SETTING_COUNT, -1},
-    {"top_k", SETTING_COUNT, -1},
-    {"num_return_sequences", SETTING_COUNT, -1},
-    {"forced_bos_token_id", SETTING_TOKEN, -1},
-    {"forced_eos_token_id", SETTING_TOKEN, 2},
-    {"length_penalty", SETTING_NUMBER, -1},
-    {"repetition_penalty", SETTING_NUMBER, -1},
-    {"temperature", SETTING_NUMBER, -1},
-    {"top_p", SETTING_NUMBER, -1},
-    {"do_sample", SETTING_FLAG, -1},
-    {"early_stopping", SETTING_STOPPING, -1},
+    {"num_beams", SETTING_COUNT, -1, 1, 64},
+    {"no_repeat_ngram_size", SETTING_COUNT, -1, 0, 1 << 14},
+    {"encoder_no_repeat_ngram_size", SETTING_COUNT, 3, 0, 1 << 14},
+    {"min_length", SETTING_COUNT, -1, 0, INT32_MAX},
+    {"min_new_tokens", SETTING_COUNT, -1, 0, INT32_MAX},
+    {"max_length", SETTING_COUNT, -1, 1, INT32_MAX},
+    {"max_new_tokens", SETTING_COUNT, -1, 1, INT32_MAX},
+    {"top_k", SETTING_COUNT, -1, 0, 1 << 20},
+    {"num_return_sequences", SETTING_COUNT, -1, 1, 64},
+    {"forced_bos_token_id", SETTING_TOKEN, -1, 0, 0},
+    {"forced_eos_token_id", SETTING_TOKEN, 2, 0, 0},
+    {"length_penalty", SETTING_NUMBER, -1, -100, 100},
+    {"repetition_penalty", SETTING_NUMBER, -1, 1e-3, 1e3},
+    {"temperature", SETTING_NUMBER, -1, 0, 1e6},
+    {"top_p", SETTING_NUMBER, -1, 0, 1},
+    {"do_sample", SETTING_FLAG, -1, 0, 0},
+    {"early_stopping", SETTING_STOPPING, -1, 0, 0},
 };
+
+static enum err write_number(const struct source *from, struct gguf_context *gguf, size_t i,
+                             const json_t *value, const char *key)
+{
+    char bounds[64];
+    double number = json_number_value(value);
+
+    snprintf(bounds, sizeof bounds, "is no number from %g to %g", settings[i].low,
+             settings[i].high);
+    if (!json_is_number(value) || !(number >= settings[i].low && number <= settings[i].high))
+        return bad_field(from, settings[i].name, bounds);
+    gguf_set_val_f32(gguf, key, (float)number);
+    return ERR_OK;
+}
 
 static enum err write_setting(const struct source *from, struct gguf_context *gguf, size_t i,
                               const json_t *value, uint32_t vocab)
@@ -185,17 +203,15 @@ static enum err write_setting(const struct source *from, struct gguf_context *gg
     switch (settings[i].kind) {
     case SETTING_COUNT:
     case SETTING_TOKEN:
-        err = read_uint(from, settings[i].name, 0, 0,
-                        settings[i].kind == SETTING_TOKEN ? vocab - 1 : INT32_MAX, &count);
+        err = read_uint(from, settings[i].name, 0, (uint32_t)settings[i].low,
+                        settings[i].kind == SETTING_TOKEN ? vocab - 1 : (uint32_t)settings[i].high,
+                        &count);
         if (err != ERR_OK)
             return err;
         gguf_set_val_u32(gguf, key, count);
         return ERR_OK;
     case SETTING_NUMBER:
-        if (!json_is_number(value) || !isfinite((float)json_number_value(value)))
-            return bad_field(from, settings[i].name, "is no number");
-        gguf_set_val_f32(gguf, key, (float)json_number_value(value));
-        return ERR_OK;
+        return write_number(from, gguf, i, value, key);
     case SETTING_FLAG:
         if (!json_is_boolean(value))
             return bad_field(from, settings[i].name, "is neither true nor false");
@@ -221,6 +237,8 @@ static enum err write_settings(const struct source *from, struct gguf_context *g
         const json_t *value = json_object_get(from->object, settings[i].name);
         char key[96];
         if (value == NULL && class_defaults && settings[i].class_default >= 0) {
+            if (settings[i].kind == SETTING_TOKEN && settings[i].class_default >= vocab)
+                return bad_field(from, settings[i].name, "is missing, and its default no token");
             snprintf(key, sizeof key, "blenderbot.generation.%s", settings[i].name);
             gguf_set_val_u32(gguf, key, (uint32_t)settings[i].class_default);
         }

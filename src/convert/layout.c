@@ -167,15 +167,32 @@ static enum err place_side(struct maker *maker, bool decoder)
     return place_pair(maker, our_name, their_name, 0, config->width);
 }
 
-static enum err place_embedding(struct maker *maker)
+static const char *embedding_name(const struct checkpoint *checkpoint)
 {
     size_t count = sizeof embedding_names / sizeof *embedding_names, i = 0;
 
-    while (i < count && checkpoint_find(maker->checkpoint, embedding_names[i]) == NULL)
+    while (i < count && checkpoint_find(checkpoint, embedding_names[i]) == NULL)
         i++;
+    return embedding_names[i < count ? i : 0];
+}
+
+static enum err place_embedding(struct maker *maker)
+{
     return place_matrix(maker, PLACING_EMBEDDING, "token_embd.weight",
-                        embedding_names[i < count ? i : 0], maker->config->width,
+                        embedding_name(maker->checkpoint), maker->config->width,
                         maker->config->vocab);
+}
+
+enum err layout_check_vocab(const struct checkpoint *checkpoint, const struct hf_config *config)
+{
+    struct maker maker = {.checkpoint = checkpoint, .config = config};
+    const struct tensor *found = checkpoint_find(checkpoint, embedding_name(checkpoint));
+
+    if (found != NULL && found->dims == 2 && found->shape[0] >= config->vocab)
+        return ERR_OK;
+    enum err err = place_embedding(&maker); /* says what is wrong with it */
+    layout_done(&maker.layout);
+    return err;
 }
 
 /* What the checkpoint holds beyond the model: a copy of the tied matrix is none of that, unless its

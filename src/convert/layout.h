@@ -33,5 +33,9 @@ struct layout {
 MUST_USE enum err layout_make(struct layout *out, const struct checkpoint *checkpoint,
                               const struct hf_config *config);
 void layout_done(struct layout *layout);
+/* ERR_INVALID: the embedding has no rows for so many tokens as config.json claims.  (More rows are
+ * found by layout_make: the vocabulary's own files may say better what is wrong.) */
+MUST_USE enum err layout_check_vocab(const struct checkpoint *checkpoint,
+                                     const struct hf_config *config);
 
 #endif

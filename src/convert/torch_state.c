@@ -40,6 +40,26 @@ static bool read_dims(const struct pickle *pickle, const struct pickle_value *tu
     return true;
 }
 
+/* Every element of its storage's part once, in whatever order: else a few stored numbers could
+ * claim to be any number of them. */
+static bool is_dense(const struct tensor *tensor)
+{
+    uint64_t stride = 1;
+    bool used[TENSOR_MAX_DIMS] = {false};
+
+    for (unsigned round = 0; round < tensor->dims; round++) {
+        unsigned i = 0;
+        while (i < tensor->dims &&
+               (used[i] || (tensor->shape[i] > 1 && tensor->stride[i] != stride)))
+            i++;
+        if (i == tensor->dims)
+            return false;
+        used[i] = true;
+        stride *= tensor->shape[i];
+    }
+    return true;
+}
+
 static enum err add_tensor(const struct pickle *pickle, const struct pickle_value *value,
                            const char *name, struct part *part, unsigned number,
                            storage_find_fn *find, void *arg, struct tensor_list *out)
@@ -81,9 +101,10 @@ static enum err add_tensor(const struct pickle *pickle, const struct pickle_valu
     const struct tensor *added = &out->items[out->count - 1];
     if (added->span > (uint64_t)(numel - offset->as.number))
         return err_set(ERR_INVALID, "%s: tensor %s reaches behind its storage", part->path, name);
-    if (!added->contiguous && added->span > added->count)
-        return err_set(ERR_UNSUPPORTED, "%s: tensor %s lies scattered in its storage", part->path,
-                       name);
+    if (!added->contiguous && !is_dense(added))
+        return err_set(ERR_UNSUPPORTED,
+                       "%s: tensor %s lies scattered in its storage, or overlaps itself",
+                       part->path, name);
     return ERR_OK;
 }
 

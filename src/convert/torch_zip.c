@@ -11,10 +11,19 @@
 #include <unistd.h>
 
 #include "convert/checkpoint.h"
+#include "convert/files.h"
 #include "convert/torch_state.h"
 
 #define MAX_ENTRIES 200000
 #define MAX_FOLDER  512
+#define ENTRY_BYTES 46 /* least of an entry in the list at the archive's end */
+#define END_BYTES   22 /* of the end itself, which a comment may follow */
+#define LINK_BYTES  20 /* before it: points to its long form */
+#define END64_BYTES 56
+#define TAIL_MAX    (LINK_BYTES + END_BYTES + 65535)
+#define COUNT_AT    10 /* in the end: how many files */
+#define COUNT64_AT  32
+#define LINK_TO_AT  8
 
 struct archive {
     struct part *part;
@@ -153,11 +162,64 @@ static enum err read_state(struct archive *archive, unsigned number, struct tens
     return err;
 }
 
+/* ---- the archive's end ---- */
+
+static uint64_t little(const unsigned char *from, size_t bytes)
+{
+    uint64_t number = 0;
+    for (size_t i = bytes; i-- > 0;)
+        number = number << 8 | from[i];
+    return number;
+}
+
+static enum err check_count(const struct part *part, uint64_t count)
+{
+    if (count <= part->size / ENTRY_BYTES)
+        return ERR_OK;
+    return err_set(ERR_INVALID, "%s: it claims %llu files, more than it has room for", part->path,
+                   (unsigned long long)count);
+}
+
+static enum err check_long_end(const struct part *part, const unsigned char *link)
+{
+    unsigned char end[END64_BYTES];
+    uint64_t at = little(link + LINK_TO_AT, 8);
+    if (part->size < sizeof end || at > part->size - sizeof end)
+        return ERR_OK; /* the library won't read it either */
+    enum err err = files_read_at(part->fd, at, end, sizeof end, part->path);
+    return err == ERR_OK ? check_count(part, little(end + COUNT64_AT, 8)) : err;
+}
+
+/* The library takes memory for as many files as the archive's end claims: look at every end that
+ * it could choose. */
+static enum err check_claims(const struct part *part)
+{
+    size_t len = part->size < TAIL_MAX ? (size_t)part->size : TAIL_MAX;
+    unsigned char *tail = malloc(len + 1);
+    if (tail == NULL)
+        return err_set(ERR_NOMEM, "out of memory");
+    enum err err = files_read_at(part->fd, part->size - len, tail, len, part->path);
+    for (size_t i = 0; err == ERR_OK && i + END_BYTES <= len; i++) {
+        if (memcmp(tail + i, "PK\5\6", 4) != 0)
+            continue;
+        if (i >= LINK_BYTES && memcmp(tail + i - LINK_BYTES, "PK\6\7", 4) == 0)
+            err = check_long_end(part, tail + i - LINK_BYTES); /* which counts, then */
+        else
+            err = check_count(part, little(tail + i + COUNT_AT, 2));
+    }
+    free(tail);
+    return err;
+}
+
 enum err torch_zip_list(struct part *part, unsigned number, struct tensor_list *out)
 {
     struct archive archive = {.part = part};
-    int code = 0, fd = fcntl(part->fd, F_DUPFD_CLOEXEC, 0);
+    int code = 0;
+    enum err err = check_claims(part);
 
+    if (err != ERR_OK)
+        return err;
+    int fd = fcntl(part->fd, F_DUPFD_CLOEXEC, 0);
     if (fd < 0)
         return err_set(ERR_OS, "no more files can be opened");
     part->kind = PART_ZIP;
@@ -166,7 +228,7 @@ enum err torch_zip_list(struct part *part, unsigned number, struct tensor_list *
         close(fd);
         return err_set(ERR_INVALID, "%s is no whole zip archive: cut short?", part->path);
     }
-    enum err err = check_sizes(part);
+    err = check_sizes(part);
     if (err == ERR_OK)
         err = find_folder(part, archive.folder);
     if (err == ERR_OK)

@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "engine/gguf_head.h"
 #include "engine/ops.h"
 #include "engine/runtime_log.h"
 
@@ -77,6 +78,36 @@ static enum err check_bound(const struct gguf_context *gguf, const char *arch,
     return ERR_OK;
 }
 
+/* What else a vocabulary has for each token: the runtime reads as many as there are tokens, without
+ * asking how many there are (count 0: any number, of either type). */
+static enum err check_array(const struct gguf_context *gguf, const char *key, enum gguf_type type,
+                            enum gguf_type other, size_t count)
+{
+    int64_t id = gguf_find_key(gguf, key);
+    if (id < 0)
+        return ERR_OK;
+    if (gguf_get_kv_type(gguf, id) != GGUF_TYPE_ARRAY ||
+        (gguf_get_arr_type(gguf, id) != type && gguf_get_arr_type(gguf, id) != other) ||
+        (count > 0 && gguf_get_arr_n(gguf, id) != count))
+        return err_set(ERR_INVALID, "its header has a senseless %s", key);
+    return ERR_OK;
+}
+
+static enum err check_arrays(const struct gguf_context *gguf, size_t tokens)
+{
+    enum err err =
+        check_array(gguf, "tokenizer.ggml.scores", GGUF_TYPE_FLOAT32, GGUF_TYPE_FLOAT32, tokens);
+    if (err == ERR_OK)
+        err = check_array(gguf, "tokenizer.ggml.token_type", GGUF_TYPE_INT32, GGUF_TYPE_UINT32,
+                          tokens);
+    if (err == ERR_OK)
+        err = check_array(gguf, "tokenizer.ggml.merges", GGUF_TYPE_STRING, GGUF_TYPE_STRING, 0);
+    if (err == ERR_OK)
+        err = check_array(gguf, "tokenizer.ggml.precompiled_charsmap", GGUF_TYPE_INT8,
+                          GGUF_TYPE_UINT8, 0);
+    return err;
+}
+
 /* The ids of special tokens must be tokens. */
 static enum err check_tokens(const struct gguf_context *gguf)
 {
@@ -98,7 +129,7 @@ static enum err check_tokens(const struct gguf_context *gguf)
         if (number >= count)
             return err_set(ERR_INVALID, "its header has a senseless %s", key);
     }
-    return ERR_OK;
+    return check_arrays(gguf, count);
 }
 
 static enum err check_tensors(const struct gguf_context *gguf, uint64_t file_size,
@@ -140,7 +171,8 @@ static enum err check_header(const struct gguf_context *gguf, uint64_t file_size
     return err == ERR_OK ? check_tokens(gguf) : err;
 }
 
-static enum err check_magic(const char *path, uint64_t *size)
+/* That it is a file, a GGUF, and that its header claims nothing that the runtime must not hear. */
+static enum err check_claims(const char *path, uint64_t *size)
 {
     struct stat info;
     char magic[4] = {0};
@@ -153,6 +185,8 @@ static enum err check_magic(const char *path, uint64_t *size)
         err = err_set(ERR_INVALID, "the model %s is not a file", path);
     else if (fread(magic, 1, sizeof magic, file) != sizeof magic || memcmp(magic, "GGUF", 4) != 0)
         err = err_set(ERR_INVALID, "%s is not a GGUF model", path);
+    else if ((err = gguf_head_check(file, (uint64_t)info.st_size)) != ERR_OK)
+        err = err_prefix(ERR_INVALID, "the model %s is broken", path);
     fclose(file);
     if (err == ERR_OK)
         *size = (uint64_t)info.st_size;
@@ -162,7 +196,7 @@ static enum err check_magic(const char *path, uint64_t *size)
 enum err model_file_check(struct model_file *out, const char *path)
 {
     uint64_t size = 0;
-    enum err err = check_magic(path, &size);
+    enum err err = check_claims(path, &size);
     if (err != ERR_OK)
         return err;
     struct runtime_facts facts;

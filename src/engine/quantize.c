@@ -1,23 +1,21 @@
 /*
  * quantize.c - rewrites a GGUF with another weight type.
  *
- * Into a temporary file beside the target, renamed when it is whole and on disk: a failure leaves
- * nothing behind, and no reader ever sees half a model.
+ * A failure leaves nothing behind, and no reader ever sees half a model.
  */
 #include <errno.h>
-#include <fcntl.h>
 #include <libgen.h>
 #include <limits.h>
 #include <llama.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <sys/statvfs.h>
-#include <unistd.h>
 
+#include "base/outfile.h"
 #include "engine/engine.h"
 #include "engine/model_file.h"
+#include "engine/ops.h"
 #include "engine/runtime_log.h"
 
 /* bits: most that a number takes, with its share of scales; for the disk space needed */
@@ -58,32 +56,6 @@ static enum err check_space(const char *folder, const struct model_file *file,
     return ERR_OK;
 }
 
-/* Makes the temporary file's name and an empty file, so that nobody else has it. */
-static enum err make_temporary(char path[PATH_MAX], const char *out_path)
-{
-    if (snprintf(path, PATH_MAX, "%s.XXXXXX", out_path) >= PATH_MAX)
-        return err_set(ERR_LIMIT, "the path %.100s… is too long", out_path);
-    int fd = mkstemp(path);
-    if (fd < 0)
-        return err_set(ERR_IO, "can't write %s: %s", out_path, strerror(errno));
-    mode_t mask = umask(0);
-    umask(mask);
-    fchmod(fd, 0666 & ~mask);
-    close(fd);
-    return ERR_OK;
-}
-
-static enum err finish_file(const char *temporary, const char *out_path)
-{
-    int fd = open(temporary, O_RDONLY | O_CLOEXEC);
-    bool synced = fd >= 0 && fsync(fd) == 0;
-    if (fd >= 0)
-        close(fd);
-    if (!synced || rename(temporary, out_path) != 0)
-        return err_set(ERR_IO, "can't write %s: %s", out_path, strerror(errno));
-    return ERR_OK;
-}
-
 enum err engine_quantize(const char *in_path, const char *out_path, const char *type,
                          unsigned threads, engine_progress_fn *progress, void *arg)
 {
@@ -97,11 +69,16 @@ enum err engine_quantize(const char *in_path, const char *out_path, const char *
     enum err err = model_file_check(&file, in_path);
     if (err != ERR_OK)
         return err;
-    char folder[PATH_MAX], temporary[PATH_MAX];
+    if (strcmp(file.arch, BLENDERBOT_ARCH) == 0)
+        return err_set(ERR_UNSUPPORTED,
+                       "%s is a Blenderbot: give its checkpoint's folder and --type instead",
+                       in_path);
+    struct outfile out;
+    char folder[PATH_MAX];
     snprintf(folder, sizeof folder, "%s", out_path);
     err = check_space(dirname(folder), &file, wanted);
     if (err == ERR_OK)
-        err = make_temporary(temporary, out_path);
+        err = outfile_open(&out, out_path);
     if (err != ERR_OK)
         return err;
 
@@ -112,16 +89,15 @@ enum err engine_quantize(const char *in_path, const char *out_path, const char *
     params.nthread = (int32_t)threads;
     struct runtime_facts facts;
     runtime_log_collect_progress(&facts, progress, arg);
-    uint32_t status = llama_model_quantize(in_path, temporary, &params);
+    uint32_t status = llama_model_quantize(in_path, out.path, &params);
     runtime_log_release();
     if (status != 0)
         err = err_set(ERR_IO, "can't convert %s: %s", in_path,
                       facts.complaint[0] != '\0' ? facts.complaint : "the model runtime failed");
     else
-        err = model_file_check(&file, temporary);
+        err = model_file_check(&file, out.path);
     if (err == ERR_OK)
-        err = finish_file(temporary, out_path);
-    if (err != ERR_OK)
-        unlink(temporary);
+        return outfile_publish(&out);
+    outfile_discard(&out);
     return err;
 }

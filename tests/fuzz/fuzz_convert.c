@@ -1,74 +1,41 @@
-/* Fuzzes the converter's readers (clang's libFuzzer).  An input's first byte says what the rest is:
- * 0 a safetensors file, 1 a pytorch_model.bin, 2 a pickle.  tests/fuzz/seeds.py makes a corpus. */
-#include <fcntl.h>
-#include <stdint.h>
+/* A whole conversion from the image of a folder; its first byte is the weight type.  What converts
+ * must load. */
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
+#include <sys/stat.h>
 
-#include "convert/checkpoint.h"
-#include "convert/pickle.h"
+#include "convert/convert.h"
+#include "engine_run.h"
+#include "fuzz.h"
 
-#define READ_MAX 100000 /* elements: reading more finds nothing new */
-
-static char folder[] = "/tmp/wyvern-fuzz-XXXXXX";
-
-static void remove_folder(void)
-{
-    rmdir(folder);
-}
-
-int LLVMFuzzerInitialize(int *argc, char ***argv)
-{
-    if (mkdtemp(folder) == NULL)
-        return 1;
-    return atexit(remove_folder);
-}
-
-static void read_pickle(const uint8_t *data, size_t size)
-{
-    struct pickle pickle;
-    size_t used;
-    if (pickle_read(&pickle, (const char *)data, size, &used, "input") == ERR_OK)
-        pickle_done(&pickle);
-}
-
-static void read_tensors(struct checkpoint *checkpoint)
-{
-    for (size_t i = 0; i < checkpoint->tensors.count; i++) {
-        const struct tensor *tensor = &checkpoint->tensors.items[i];
-        if (tensor->dtype == DTYPE_OTHER || tensor->count > READ_MAX)
-            continue;
-        float *values = malloc(tensor->count * sizeof *values);
-        if (values == NULL ||
-            checkpoint_read(checkpoint, tensor, 0, tensor->count, values) != ERR_OK)
-            i = checkpoint->tensors.count;
-        free(values);
-    }
-}
+fuzz_mutate_fn *const fuzz_mutator = fuzz_mutate_image;
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    static const char *const names[] = {"model.safetensors", "pytorch_model.bin"};
-    struct checkpoint *checkpoint;
-    char path[128];
+    static const char *const types[] = {"f32", "f16", "bf16", "q8_0", "q4_0", "q4_k_m", NULL};
+    struct convert_report report;
+    char out[4096];
 
     if (size == 0)
         return 0;
-    if (data[0] % 3 == 2) {
-        read_pickle(data + 1, size - 1);
-        return 0;
-    }
-    snprintf(path, sizeof path, "%s/%s", folder, names[data[0] % 3]);
-    int fd = open(path, O_CREAT | O_TRUNC | O_WRONLY | O_CLOEXEC, 0600);
-    if (fd < 0 || write(fd, data + 1, size - 1) != (ssize_t)size - 1)
+    fuzz_write_image(data + 1, size - 1);
+    snprintf(out, sizeof out, "%s/out.gguf", fuzz_folder());
+    fuzz_begin(FUZZ_BASE + FUZZ_ZIP, size, 256);
+    enum err err = convert_checkpoint(fuzz_folder(), out, types[data[0] % 7], NULL, NULL, &report);
+    fuzz_end();
+    struct stat info;
+    if ((stat(out, &info) == 0) != (err == ERR_OK)) {
+        fprintf(stderr, "fuzz: %s: %s\n", err_name(err), err_text());
         abort();
-    close(fd);
-    if (checkpoint_open(&checkpoint, folder) == ERR_OK) {
-        read_tensors(checkpoint);
-        checkpoint_free(checkpoint);
     }
-    unlink(path);
+    if (err == ERR_OK) {
+        err = engine_run(out);
+        if (err != ERR_OK && err != ERR_NOMEM) {
+            fprintf(stderr, "fuzz: it converts and does not load: %s\n", err_text());
+            abort();
+        }
+        fuzz_unlink("out.gguf");
+    }
+    fuzz_clear_image();
     return 0;
 }

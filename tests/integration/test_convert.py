@@ -1,10 +1,12 @@
 """`wyvern convert` on the layouts people have, read back by another GGUF reader; and on broken ones,
 which are refused by name and leave nothing."""
 
+import copy
 import json
 import os
 import pathlib
 import shutil
+import signal
 import struct
 import subprocess
 import zipfile
@@ -159,11 +161,12 @@ def test_weight_types(tmp_path):
                 assert abs(got - want) < 0.01
 
 
-def test_peak_memory(tmp_path):
-    """A model of 40 MiB must not need them."""
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """A model of 64 MiB."""
     config = json.loads((TINY / "config.json").read_text())
     config |= {"encoder_ffn_dim": 65536, "decoder_ffn_dim": 192}
-    folder = without_weights(tmp_path)
+    folder = checkpoints.copy_small_files(TINY, tmp_path_factory.mktemp("large") / "model")
     (folder / "config.json").write_text(json.dumps(config))
     tensors = dict(TENSORS)
     for block in range(2):
@@ -172,14 +175,46 @@ def test_peak_memory(tmp_path):
         tensors[f"{name}.fc1.bias"] = ([65536], [0.5] * 65536)
         tensors[f"{name}.fc2.weight"] = ([64, 65536], [0.5] * (65536 * 64))
     checkpoints.write_torch_zip(folder / "pytorch_model.bin", tensors)
+    return folder
+
+
+def test_peak_memory(tmp_path, large):
+    """A model of 64 MiB must not need them."""
     out = tmp_path / "out.gguf"
-    small, large = (subprocess.run(
+    least, most = (subprocess.run(
         ["python3", "-c", "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=1);"
          "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)", WYVERN, "convert", source,
          out, "-q"], capture_output=True, text=True, check=True, timeout=60).stdout
-        for source in (TINY, folder))
+        for source in (TINY, large))
     assert out.stat().st_size > 64 << 20
-    assert int(large) - int(small) < 32 << 10
+    assert int(most) - int(least) < 32 << 10
+
+
+def writes_into(process, folder):
+    """Whether it has a file of the folder open, by name or without one."""
+    for entry in pathlib.Path(f"/proc/{process.pid}/fd").iterdir():
+        try:
+            if os.readlink(entry).startswith(f"{folder}/"):
+                return True
+        except FileNotFoundError:
+            pass
+    return False
+
+
+def test_killed(tmp_path, large):
+    """Nothing is left of a conversion that was killed while it wrote."""
+    target = tmp_path / "target"
+    target.mkdir()
+    try:
+        os.close(os.open(target, os.O_TMPFILE | os.O_RDWR))
+    except OSError:
+        pytest.skip("files here always have a name")
+    with subprocess.Popen([WYVERN, "convert", large, target / "out.gguf", "-q"]) as process:
+        while process.poll() is None and not writes_into(process, target):
+            pass
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+    assert not list(target.iterdir())
 
 
 # ---- what is refused ----
@@ -202,6 +237,8 @@ def break_config(folder, **fields):
     ({"encoder_attention_heads": 5}, ["encoder_attention_heads"]),
     ({"vocab_size": 800}, ["vocabulary does not fit"]),
     ({"vocab_size": 900}, ["model.shared.weight"]),
+    ({"vocab_size": 1 << 20}, ["model.shared.weight"]),
+    ({"max_position_embeddings": 1}, ["max_position_embeddings"]),
     ({"tie_word_embeddings": False}, ["tie_word_embeddings"]),
     ({"eos_token_id": 900}, ["eos_token_id"]),
 ])
@@ -210,6 +247,24 @@ def test_bad_config(tmp_path, fields, words):
     shutil.copy(TINY / "model.safetensors", folder)
     break_config(folder, **fields)
     refused(folder, tmp_path / "out.gguf", *words)
+
+
+@pytest.mark.parametrize("fields, words", [
+    ({"num_beams": 0}, ["num_beams", "1 to 64"]),
+    ({"max_length": 0}, ["max_length"]),
+    ({"length_penalty": 1e12}, ["length_penalty"]),
+    ({"repetition_penalty": 0}, ["repetition_penalty"]),
+    ({"temperature": -1}, ["temperature"]),
+    ({"top_p": 1.5}, ["top_p"]),
+    ({"forced_eos_token_id": 881}, ["forced_eos_token_id"]),
+    ({"early_stopping": "perhaps"}, ["early_stopping"]),
+])
+def test_bad_defaults(tmp_path, fields, words):
+    """What would convert and then not load."""
+    folder = tmp_path / "model"
+    shutil.copytree(TINY_BIN, folder)
+    break_config(folder, **fields)
+    refused(folder, tmp_path / "out.gguf", "config.json", *words)
 
 
 def lie(name, **fields):
@@ -269,6 +324,49 @@ def test_compressed_archive(tmp_path):
     folder = without_weights(tmp_path)
     checkpoints.write_torch_zip(folder / "pytorch_model.bin", TENSORS, method=zipfile.ZIP_DEFLATED)
     refused(folder, tmp_path / "out.gguf", "compressed")
+
+
+@pytest.mark.parametrize("stride", [(0, 0), (0, 1), (1, 1), (2, 2), (64, 0), (2**40, 1)])
+def test_tensor_of_few_numbers(tmp_path, stride):
+    """Strides that make much of little, or reach beyond the storage."""
+    folder = without_weights(tmp_path)
+    checkpoints.write_torch_zip(folder / "pytorch_model.bin", TENSORS, strides={Q: stride})
+    refused(folder, tmp_path / "out.gguf", Q)
+
+
+def test_archive_of_one_file(tmp_path):
+    """A hundred entries of an archive that are all the same bytes of it."""
+    folder = without_weights(tmp_path)
+    path = folder / "pytorch_model.bin"
+    checkpoints.write_torch_zip(path, {Q: TENSORS[Q]})
+    with zipfile.ZipFile(path, "a") as archive:
+        first = archive.getinfo("archive/data/0")
+        for i in range(1, 100):
+            other = copy.copy(first)
+            other.filename = f"archive/data/{i}"
+            archive.filelist.append(other)
+        archive._didModify = True
+    refused(folder, tmp_path / "out.gguf", "overlap")
+
+
+@pytest.mark.parametrize("source", [None, TINY_BIN])
+def test_archive_that_claims_files(tmp_path, source):
+    """In the archive's end; and in its long form, which torch writes and which lies before it."""
+    folder = without_weights(tmp_path)
+    path = folder / "pytorch_model.bin"
+    if source:
+        shutil.copy(source / path.name, path)
+    else:
+        checkpoints.write_torch_zip(path, {Q: TENSORS[Q]})
+    data = bytearray(path.read_bytes())
+    if source:
+        count = data.rindex(b"PK\6\6") + 32
+        data[count:count + 8] = struct.pack("<Q", 1 << 32)
+    else:
+        count = data.rindex(b"PK\5\6") + 10
+        data[count:count + 2] = struct.pack("<H", 65520)
+    path.write_bytes(data)
+    refused(folder, tmp_path / "out.gguf", path.name, "claims", "files")
 
 
 def test_pickled_code(tmp_path):

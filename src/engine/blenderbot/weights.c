@@ -9,11 +9,9 @@
 
 #include "engine/blenderbot/cpu_ops.h"
 
-#define BLOCK_TENSORS 32 /* more than a block has */
-#define OTHER_TENSORS 16
-#define NAME_SIZE     64
-#define FUSED_MAX     3
-#define HUGE_PAGE     ((uintptr_t)2 << 20)
+#define NAME_SIZE 64
+#define FUSED_MAX 3
+#define HUGE_PAGE ((uintptr_t)2 << 20)
 
 /* A tensor in memory and the parts of the file that it is made of, row under row. */
 struct want {
@@ -310,8 +308,8 @@ static enum err want_embeddings(struct load *load)
 static enum err want_all(struct load *load)
 {
     struct bb_model *model = load->model;
-    size_t blocks = model->encoder.block_count + model->decoder.block_count;
-    load->want_cap = blocks * BLOCK_TENSORS + OTHER_TENSORS;
+    /* One of the file's is wanted twice.  The header may claim any number of blocks. */
+    load->want_cap = (size_t)gguf_get_n_tensors(load->gguf) + 1;
     load->wants = calloc(load->want_cap, sizeof *load->wants);
     struct ggml_init_params params = {.mem_size = load->want_cap * ggml_tensor_overhead(),
                                       .no_alloc = true};
