@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "api/chat.h"
+#include "api/params.h"
 #include "wire/json.h"
 
 #define FINGERPRINT "wyvern-" WYVERN_VERSION
@@ -57,6 +58,7 @@ static void write_wyvern(struct json_out *out, const struct reply *reply, const 
     json_out_text(out, "node", reply->node);
     json_out_text(out, "device", reply->device);
     json_out_uint(out, "attempt", reply->attempt);
+    json_out_uint(out, "truncated_tokens", reply->truncated_tokens);
     json_out_time(out, "accepted_at", reply->accepted_at);
     json_out_time(out, "started_at", reply->started_at);
     json_out_time(out, "finished_at", reply->finished_at);
@@ -162,10 +164,27 @@ static const char *given(const char *text)
     return text != NULL && text[0] != '\0' ? text : NULL;
 }
 
+/* The field that a failed prompt's sentence is about: "messages" when they are too long, else the
+ * parameter that it begins with. */
+static void param_of(char out[64], const char *code, const char *text)
+{
+    size_t len = strcspn(text, " ");
+
+    out[0] = '\0';
+    if (strcmp(code, "context_length_exceeded") == 0) {
+        snprintf(out, 64, "messages");
+    } else if (strcmp(code, "invalid_prompt") == 0 && len < 64) {
+        snprintf(out, 64, "%.*s", (int)len, text);
+        if (!params_know(out))
+            out[0] = '\0';
+    }
+}
+
 void chat_error_of_reply(const struct reply *reply, struct api_error *error)
 {
     const char *code = given(reply->error_code), *text = given(reply->error_text);
     bool fits = reply->error_status >= 400 && reply->error_status <= 599;
+    char param[64];
 
     switch (reply->status) {
     case REPLY_EXPIRED:
@@ -177,10 +196,10 @@ void chat_error_of_reply(const struct reply *reply, struct api_error *error)
                       text != NULL ? text : "The reply was cancelled.");
         break;
     default:
-        api_error_set(
-            error, fits ? reply->error_status : 500, code != NULL ? code : "internal_error",
-            code != NULL && strcmp(code, "context_length_exceeded") == 0 ? "messages" : "", "%s",
-            text != NULL ? text : "The reply failed.");
+        code = code != NULL ? code : "internal_error";
+        text = text != NULL ? text : "The reply failed.";
+        param_of(param, code, text);
+        api_error_set(error, fits ? reply->error_status : 500, code, param, "%s", text);
         break;
     }
 }

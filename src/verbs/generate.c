@@ -202,7 +202,7 @@ int verb_generate(const struct settings *settings, int argc, char **argv)
         goto out;
     request.params = run.params.params;
     request.trace = settings->trace;
-    request.truncate_left = settings->truncate != NULL && strcmp(settings->truncate, "left") == 0;
+    request.truncate_left = run.params.asked.truncate == 1;
     if (settings->system != NULL)
         messages[request.message_count++] = (struct engine_message){"system", settings->system};
     messages[request.message_count++] = (struct engine_message){"user", buf_text(&run.prompt)};
@@ -211,6 +211,8 @@ int verb_generate(const struct settings *settings, int argc, char **argv)
         err = generate(&run, engine, &request);
     if (run.stream && run.text.len > 0)
         term_words(NULL, "\n", 1);
+    if (err == ERR_OK && !settings->json && !settings->quiet)
+        term_truncated(run.last.truncated_tokens);
     if (err == ERR_OK && settings->json)
         err = print_json(&run, engine, &request);
 out:

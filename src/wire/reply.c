@@ -42,6 +42,7 @@ enum err reply_encode(const struct reply *reply, struct buf *buf)
     json_out_uint(&out, "prompt_tokens", reply->prompt_tokens);
     json_out_uint(&out, "reply_tokens", reply->reply_tokens);
     json_out_uint(&out, "cached_tokens", reply->cached_tokens);
+    json_out_uint(&out, "truncated_tokens", reply->truncated_tokens);
     json_out_text(&out, "worker", text_of(reply->worker));
     json_out_text(&out, "node", text_of(reply->node));
     json_out_text(&out, "device", text_of(reply->device));
@@ -84,6 +85,7 @@ static bool read_reply(struct reply *reply, const json_t *root)
     reply->prompt_tokens = json_uint(root, "prompt_tokens", 0);
     reply->reply_tokens = json_uint(root, "reply_tokens", 0);
     reply->cached_tokens = json_uint(root, "cached_tokens", 0);
+    reply->truncated_tokens = json_uint(root, "truncated_tokens", 0);
     reply->worker = json_text(root, "worker", "");
     reply->node = json_text(root, "node", "");
     reply->device = json_text(root, "device", "");

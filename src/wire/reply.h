@@ -29,6 +29,7 @@ struct reply { /* texts: borrowed from root when decoded, from the maker otherwi
     const char *error_text;
     int error_status; /* HTTP status that fits, 0 unless failed */
     uint64_t prompt_tokens, reply_tokens, cached_tokens;
+    uint64_t truncated_tokens; /* of the prompt, left out because it was too long */
     const char *worker, *node, *device, *responder; /* responder: set by the response worker */
     unsigned attempt;
     double accepted_at, started_at, finished_at; /* Unix seconds */

@@ -3,10 +3,15 @@
  *
  * A step encodes the prompts that came (one, while others are being answered; all, when nobody
  * would wait), then computes one row for each running beam of every reply in one graph, and lets
- * each search take its rows of scores.  A reply that goes on from another worker's tokens computes
- * them as rows of its first step.
+ * each search take its rows of scores.
  *
  * Under beam search a piece is what all beams that may still win agree on.
+ *
+ * A reply that goes on from another worker's tokens: with one sequence they are rows of its first
+ * step.  A beam search's state is more than what it had settled, so it is done again from its
+ * start, saying nothing until it is past those tokens: its end is that of an undisturbed one.  Only
+ * if it settles on others (another machine rounds differently where two beams are nearly equal) is
+ * it led along them instead, and searches on from there.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -181,9 +186,11 @@ static enum err encode_new(struct bb_engine *engine)
 
 /* ---- one step: the decoder ---- */
 
+/* Is it led along another worker's tokens? */
 static bool is_resuming(const struct bb_sequence *seq)
 {
-    return seq->resumed_count >= seq->search.length;
+    bool led = seq->search.params.beams == 1 || seq->strayed;
+    return led && seq->resumed_count >= seq->search.length;
 }
 
 /* Rows of a sequence in this step: its beams, or all tokens that it is led along. */
@@ -312,6 +319,35 @@ static enum err search_on(struct bb_engine *engine, struct bb_sequence *seq, flo
     return ERR_OK;
 }
 
+/* Has a search that is done again settled on other tokens than those that were said? */
+static bool has_strayed(const struct bb_engine *engine, const struct bb_sequence *seq,
+                        const struct bb_hypothesis *from, size_t settled)
+{
+    size_t said = seq->resumed_count < settled - 1 ? seq->resumed_count : settled - 1;
+    if (seq->search.params.beams == 1 || seq->strayed || seq->resumed_count == 0)
+        return false;
+    if (memcmp(from->tokens + 1, seq->resumed, said * sizeof *seq->resumed) != 0)
+        return true;
+    if (!seq->search.ended)
+        return false;
+    bool end = settled > 1 && is_end(engine, from->tokens[settled - 1]);
+    return settled - 1 - end < seq->resumed_count;
+}
+
+/* Begins the search anew, to be led along what was said. */
+static enum err search_led(struct bb_sequence *seq)
+{
+    struct bb_search search;
+    enum err err = bb_search_init(&search, &seq->search.params, seq->search.vocab_size, seq->prompt,
+                                  seq->prompt_count);
+    if (err != ERR_OK)
+        return err;
+    bb_search_done(&seq->search);
+    seq->search = search;
+    seq->strayed = true;
+    return ERR_OK;
+}
+
 /* What is settled now goes to the emitter. */
 static enum err say_settled(struct bb_engine *engine, struct bb_sequence *seq)
 {
@@ -322,6 +358,8 @@ static enum err say_settled(struct bb_engine *engine, struct bb_sequence *seq)
         from = bb_search_result(search, 0);
         settled = from->length;
     }
+    if (has_strayed(engine, seq, from, settled))
+        return search_led(seq);
     enum err err = ERR_OK;
     for (; err == ERR_OK && seq->said < settled && !seq->emit.stopped; seq->said++) {
         int32_t token = from->tokens[seq->said];

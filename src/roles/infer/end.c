@@ -79,6 +79,7 @@ void job_finish(struct job *job)
         .prompt_tokens = job->prompt_tokens,
         .reply_tokens = job->reply_tokens,
         .cached_tokens = job->cached_tokens,
+        .truncated_tokens = job->truncated_tokens,
         .worker = infer->presence.name,
         .node = infer->presence.node,
         .device = infer->presence.device,

@@ -66,7 +66,7 @@ struct job {
     const char *error_code;
     int error_status;
     enum engine_finish finish;
-    unsigned prompt_tokens, reply_tokens, cached_tokens;
+    unsigned prompt_tokens, reply_tokens, cached_tokens, truncated_tokens;
     struct engine_timings timings;
     /* pieces */
     struct kept kept;

@@ -9,6 +9,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/queue.h"
+#include "engine/params.h"
 
 #define COMMANDS_MAX 4096
 #define BATCHES_MAX  4096
@@ -113,22 +114,14 @@ static void hand_over_end(struct model_thread *thread, uint64_t job, enum err er
     hand_over(thread, batch_new(&event, 1));
 }
 
-static struct engine_search search_of(const struct prompt_search *search)
+/* Where none is given, the seed comes from the prompt's id, so that a successor draws the same. */
+static int64_t seed_of(const struct prompt *prompt)
 {
-    return (struct engine_search){
-        .num_beams = search->num_beams,
-        .num_return_sequences = search->num_return_sequences,
-        .max_length = search->max_length,
-        .min_length = search->min_length,
-        .no_repeat_ngram_size = search->no_repeat_ngram_size,
-        .encoder_no_repeat_ngram_size = search->encoder_no_repeat_ngram_size,
-        .repetition_penalty = (float)search->repetition_penalty,
-        .length_penalty = (float)search->length_penalty,
-        .early_stopping = search->early_stopping,
-        .forced_bos_token_id = search->forced_bos_token_id,
-        .forced_eos_token_id = search->forced_eos_token_id,
-        .do_sample = search->do_sample,
-    };
+    char digits[16] = "";
+    if (prompt->params.seed >= 0)
+        return prompt->params.seed;
+    memcpy(digits, prompt->id, sizeof digits - 1);
+    return (int64_t)strtoull(digits, NULL, 16);
 }
 
 static enum err start(struct model_thread *thread, const struct command *command)
@@ -140,25 +133,19 @@ static enum err start(struct model_thread *thread, const struct command *command
     for (size_t i = 0; i < prompt->message_count; i++)
         messages[i] =
             (struct engine_message){prompt->messages[i].role, prompt->messages[i].content};
-    const struct engine_search search = search_of(&prompt->params.search);
-    const struct engine_request request = {
+    struct engine_search search;
+    struct engine_request request = {
         .messages = messages,
         .message_count = prompt->message_count,
-        .params = {.min_tokens = prompt->params.min_tokens,
-                   .max_tokens = prompt->params.max_tokens,
-                   .temperature = (float)prompt->params.temperature,
-                   .top_p = (float)prompt->params.top_p,
-                   .top_k = prompt->params.top_k,
-                   .seed = prompt->params.seed,
-                   .stop = prompt->params.stop,
-                   .stop_count = prompt->params.stop_count,
-                   .search = prompt->params.search.given ? &search : NULL},
         .resume_tokens = command->tokens,
         .resume_token_count = command->token_count,
         .resume_text = command->text,
         .resume_pieces = command->pieces,
         .user = (void *)(uintptr_t)command->job,
+        .truncate_left = prompt->params.truncate == 1,
     };
+    engine_params_of(&request.params, &search, &prompt->params);
+    request.params.seed = seed_of(prompt);
     enum err err = engine_start(thread->engine, &request);
     free(messages);
     return err;

@@ -121,6 +121,7 @@ static void job_model_ended(struct job *job, const struct engine_event *event)
     job->prompt_tokens = event->prompt_tokens;
     job->reply_tokens = event->reply_tokens;
     job->cached_tokens = event->cached_tokens;
+    job->truncated_tokens = event->truncated_tokens;
     job->timings = event->timings;
     if (event->error == ERR_LIMIT)
         job_fail(job, event->error, "context_length_exceeded", 400, event->error_text);
