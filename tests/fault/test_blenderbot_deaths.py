@@ -1,0 +1,107 @@
+"""Blenderbot's worker is killed in mid-reply; the reply ends as if nothing had been.
+
+The small checkpoint is fast, so the moment is made: the worker is stopped at the first words, and
+killed while it stands still."""
+
+import contextlib
+import json
+import os
+import pathlib
+import signal
+
+import pytest
+
+from harness import Stream, process_start, run, run_json, wait_for
+from test_deaths import piece_texts, reply_records
+
+DATA = pathlib.Path(__file__).resolve().parent.parent / "data" / "blenderbot" / "tiny-bin"
+PROMPTS = ("qqq zzz the river of seven music dogs", "Tell me about the sea.", "Do you like music?",
+           "Blue? 12 apples, why not!")
+SLOW = {"min_new_tokens": 127, "max_new_tokens": 127}
+KINDS = {
+    "greedy": {"num_beams": 1, **SLOW},
+    "sampling": {"num_beams": 1, "do_sample": True, "temperature": 1.5, "seed": 11, **SLOW},
+    "beams": {"num_beams": 10, **SLOW},
+    "drawn beams": {"num_beams": 4, "do_sample": True, "temperature": 1.5, "seed": 12, **SLOW},
+}
+
+
+@pytest.fixture(scope="module")
+def gguf(tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "tiny-bin.gguf"
+    run("convert", DATA, path, "--type", "f32", check=0)
+    return path
+
+
+def stored_ids(messages, prompt_id):
+    """The ids of all stored pieces of a prompt."""
+    ids = []
+    for message in messages:
+        parts = message.stored_subject.split(".")
+        if parts[0] == "tok" and parts[-1] == "p" and parts[2] == prompt_id:
+            for _, tokens in message.json()["pieces"]:
+                ids += tokens
+    return ids
+
+
+def kill_in_mid_reply(service, streams):
+    """Stops the workers at the first words and kills those that work; how many died."""
+    pids = [w["pid"] for w in service.workers()]
+    for stream in streams:
+        stream.wait_text()
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    open_ones = [s for s in streams if not s.future.done()]
+    before = [s.text for s in open_ones]
+    start = process_start(pids[0])
+    os.kill(pids[0], signal.SIGKILL)
+    wait_for(lambda: process_start(pids[0]) != start, "the death", 5)
+    for pid in pids[1:]:
+        os.kill(pid, signal.SIGCONT)
+    return open_ones, before
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_reply_ends_as_if_nobody_had_died(start, gguf, kind):
+    service = start(model=gguf, workers=2, slots=4)
+    wanted = {prompt: run_json("generate", "--model", gguf, "--threads", 1, "--json", "--params",
+                               json.dumps(KINDS[kind]), "--", prompt)
+              for prompt in PROMPTS}
+    with service.broker() as watcher:
+        watcher.subscribe("live.>")
+        watcher.flush()
+        for attempt in range(6):
+            streams = [Stream(service, prompt, **KINDS[kind]) for prompt in PROMPTS]
+            _, before = kill_in_mid_reply(service, streams)
+            for stream in streams:
+                stream.join()
+                assert stream.error is None and stream.done, stream.error
+            if any(s.details["attempt"] > 1 for s in streams):
+                break  # else the killed one had just ended what it held
+            wait_for(lambda: len([w for w in service.workers() if w["state"] == "ready"]) == 2,
+                     "the worker's return")
+        assert any(s.details["attempt"] > 1 for s in streams)
+        records = watcher.messages(lambda got: all(s.prompt_id in reply_records(got)
+                                                   for s in streams), 10)
+    for prompt, stream in zip(PROMPTS, streams):
+        ids = wanted[prompt]["output_ids"][1:-1]  # without start and forced end
+        assert stream.text == wanted[prompt]["text"], prompt
+        assert stream.chunks[-1]["choices"][0]["finish_reason"] == "length"
+        assert stored_ids(records, stream.prompt_id) == ids
+        assert piece_texts(records)[stream.prompt_id] == stream.text
+        assert reply_records(records)[stream.prompt_id] == stream.text
+
+
+def test_unseeded_draws_go_on_as_they_would_have(start, gguf):
+    """The seed that nobody gave is the same for the successor: its id's."""
+    service = start(model=gguf, workers=2, slots=4)
+    streams = [Stream(service, prompt, temperature=1.5, min_tokens=127) for prompt in PROMPTS]
+    with contextlib.suppress(AssertionError):
+        kill_in_mid_reply(service, streams)
+    for stream in streams:
+        stream.join()
+        assert stream.error is None and stream.done, stream.error
+        seed = int(stream.prompt_id[:15], 16)
+        again = service.text(stream.body["messages"][0]["content"], temperature=1.5,
+                             min_tokens=127, seed=seed)
+        assert again == stream.text
