@@ -220,8 +220,6 @@ static enum err refuse_unsupported(struct reading *reading)
     const json_t *root = reading->request.root;
     json_t *format = read_field(root, "response_format"),
            *modalities = read_field(root, "modalities");
-    int n = 1;
-    enum err err;
 
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         json_t *value = read_field(root, names[i]);
@@ -240,16 +238,35 @@ static enum err refuse_unsupported(struct reading *reading)
         if (name == NULL || strcmp(name, "text") != 0)
             return INVALID("unsupported_value", "modalities", "Only 'text' is supported.");
     }
-    err = read_int(reading, "n", 1, 128, &n);
-    if (err == ERR_OK && n > 1)
-        return INVALID("unsupported_value", "n", "'n' above 1 is not supported by this service.");
-    return err;
+    return ERR_OK;
+}
+
+/* Several texts: "n" is OpenAI's name for num_return_sequences, which goes before it. */
+static enum err read_several(struct reading *reading)
+{
+    struct prompt_search *search = &reading->request.prompt.params.search;
+    const char *name = "num_return_sequences";
+    int n = 1;
+    enum err err = read_int(reading, "n", 1, CHAT_CHOICES_MAX, &n);
+
+    if (err != ERR_OK)
+        return err;
+    if (n > 1 && !search->given)
+        *search = prompt_search_default();
+    if (n > 1 && search->num_return_sequences < 0) {
+        search->num_return_sequences = n;
+        name = "n";
+    }
+    if (search->num_return_sequences > 1 && reading->request.stream)
+        return INVALID("unsupported_value", name,
+                       "'%s' above 1 goes only without 'stream': the texts come together.", name);
+    return ERR_OK;
 }
 
 static enum err read_all(struct reading *reading)
 {
     static enum err (*const steps[])(struct reading *) = {
-        read_model, read_messages, refuse_unsupported, read_params, read_stream,
+        read_model, read_messages, refuse_unsupported, read_params, read_stream, read_several,
     };
     enum err err = ERR_OK;
 

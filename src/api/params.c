@@ -110,7 +110,7 @@ static enum err read_search_row(struct reading *reading, const struct search_row
                                 const json_t *value, struct prompt_search *search)
 {
     const json_t *root = reading->request.root;
-    bool flag = false, one = strcmp(row->name, "num_return_sequences") == 0 && !reading->own;
+    bool flag = false;
     enum err err;
 
     switch (row->kind) {
@@ -131,12 +131,7 @@ static enum err read_search_row(struct reading *reading, const struct search_row
     case SEARCH_INT:
         break;
     }
-    err = read_int(reading, row->name, (int)row->min, (int)row->max, SEARCH_INT_AT(search, row));
-    if (err == ERR_OK && one && *SEARCH_INT_AT(search, row) > 1)
-        return INVALID("unsupported_value", row->name,
-                       "'%s' above 1 is not supported by this service: a reply is one text.",
-                       row->name);
-    return err;
+    return read_int(reading, row->name, (int)row->min, (int)row->max, SEARCH_INT_AT(search, row));
 }
 
 static enum err read_search(struct reading *reading)

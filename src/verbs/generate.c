@@ -107,12 +107,14 @@ static enum err add_extras(json_t *root, const struct engine_event *last)
     if (last->truncated_tokens > 0)
         json_object_set_new(root, "truncated_tokens", json_integer(last->truncated_tokens));
     if (last->sequence_count > 1) {
-        json_t *all = json_array();
+        json_t *all = json_array(), *texts = json_array();
         for (size_t i = 0; i < last->sequence_count; i++) {
             const struct engine_sequence *sequence = &last->sequences[i];
             json_array_append_new(all, list_ids(sequence->ids, sequence->count));
+            json_array_append_new(texts, json_stringn(sequence->text, sequence->text_len));
         }
         json_object_set_new(root, "sequences", all);
+        json_object_set_new(root, "texts", texts);
     }
     return last->trace != NULL ? add_trace(root, last->trace) : ERR_OK;
 }

@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import signal
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -105,3 +106,22 @@ def test_unseeded_draws_go_on_as_they_would_have(start, gguf):
         again = service.text(stream.body["messages"][0]["content"], temperature=1.5,
                              min_tokens=127, seed=seed)
         assert again == stream.text
+
+
+def test_several_texts_survive_a_death(start, gguf):
+    """Only the first text is stored as it is made; a successor has the others as well."""
+    service = start(model=gguf, workers=2, slots=2)
+    params = {**KINDS["beams"], "num_return_sequences": 3}
+    wanted = run_json("generate", "--model", gguf, "--threads", 1, "--json", "--params",
+                      json.dumps(params), "--", PROMPTS[0])["texts"]
+    with service.broker() as watcher, ThreadPoolExecutor(1) as pool:
+        watcher.subscribe("live.>")
+        watcher.flush()
+        reply = pool.submit(service.ask, PROMPTS[0], **params)
+        watcher.messages(lambda got: any(m.stored_subject.endswith(".p") for m in got), 10)
+        busy = [w["pid"] for w in service.workers() if w["active"]]
+        for pid in busy:
+            os.kill(pid, signal.SIGKILL)
+        body = reply.result()
+    assert [c["message"]["content"] for c in body["choices"]] == wanted
+    assert body["usage"]["completion_tokens"] > 300

@@ -71,6 +71,37 @@ def test_every_parameter_arrives(tiny, gguf):
     assert not unchanged
 
 
+@pytest.mark.parametrize("name", ["n", "num_return_sequences"])
+def test_several_texts(tiny, gguf, name):
+    params = {"num_beams": 4, "max_new_tokens": 20}
+    wanted = generated(gguf, {**params, "num_return_sequences": 3}, ODD)
+    body = tiny.ask(ODD, **params, **{name: 3})
+    texts = [c["message"]["content"] for c in body["choices"]]
+    assert texts == wanted["texts"] and len(set(texts)) == 3
+    assert [c["index"] for c in body["choices"]] == [0, 1, 2]
+    assert {c["finish_reason"] for c in body["choices"]} <= {"stop", "length"}
+    assert body["usage"]["completion_tokens"] > 2 * len(wanted["sequences"][0][1:-1])
+    # a stop string cuts each of them
+    word = texts[1].split()[3]
+    cut = tiny.ask(ODD, stop=word, **params, **{name: 3})
+    assert [c["message"]["content"] for c in cut["choices"]] == \
+        [text.partition(word)[0] for text in texts]
+    refused = tiny.post(ODD, stream=True, **params, **{name: 3})
+    assert refused.status_code == 400 and refused.json()["error"]["param"] == name
+    with tiny.broker() as watcher:  # nothing of it is kept once it is delivered
+        watcher.subscribe("live.>")
+        watcher.flush()
+        tiny.ask(ODD, **params, **{name: 3})
+        records = [m.json() for m in watcher.messages(lambda got: len(records_of(got)) == 2, 10)
+                   if m.stored_subject.startswith("reply.")]
+    assert len(records[0]["choices"]) == 3
+    assert records[1]["text"] is None and "choices" not in records[1]
+
+
+def records_of(messages):
+    return [m for m in messages if m.stored_subject.startswith("reply.")]
+
+
 def test_a_forced_end_can_be_switched_off(tiny, gguf):
     forced = generated(gguf, {"max_new_tokens": 5})["output_ids"]
     free = generated(gguf, {"max_new_tokens": 5, "forced_eos_token_id": None})["output_ids"]
@@ -80,8 +111,8 @@ def test_a_forced_end_can_be_switched_off(tiny, gguf):
 
 
 @pytest.mark.parametrize("field, value", [
-    ("num_beams", 0), ("num_beams", 65), ("num_beams", "4"), ("num_return_sequences", 2),
-    ("n", 3), ("length_penalty", "long"), ("early_stopping", "later"),
+    ("num_beams", 0), ("num_beams", 65), ("num_beams", "4"), ("num_return_sequences", 11),
+    ("n", 65), ("n", 0), ("length_penalty", "long"), ("early_stopping", "later"),
     ("no_repeat_ngram_size", -1), ("encoder_no_repeat_ngram_size", 1.5),
     ("repetition_penalty", 0), ("min_length", -1), ("max_length", 1), ("max_new_tokens", 0),
     ("forced_bos_token_id", 881), ("forced_eos_token_id", 10**8), ("do_sample", "yes"),

@@ -32,6 +32,7 @@ struct bb_sequence {
     bool wants_trace;
     struct engine_trace trace;
     struct engine_sequence results[BB_BEAMS_MAX];
+    struct buf texts; /* theirs, where there are several */
     char error_text[160];
 };
 

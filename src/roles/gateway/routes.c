@@ -100,6 +100,8 @@ static void post_chat(struct gateway *gateway, struct http_exchange *exchange,
         return;
     }
     params_merge(&chat.prompt.params, &gateway->defaults);
+    if (chat.stream && chat.prompt.params.search.num_return_sequences > 1)
+        chat.prompt.params.search.num_return_sequences = 1; /* the defaults'; a stream is one */
     char made_up[48];
     const char *prompter = chat.prompt.prompter;
     if (prompter[0] == '\0') {

@@ -68,6 +68,7 @@ struct job {
     enum engine_finish finish;
     unsigned prompt_tokens, reply_tokens, cached_tokens, truncated_tokens;
     struct engine_timings timings;
+    json_t *choices; /* of a reply of several texts; else NULL */
     /* pieces */
     struct kept kept;
     size_t stored; /* acknowledged by the broker */

@@ -48,6 +48,21 @@ struct model_thread {
 
 /* ---- the model's thread ---- */
 
+/* The texts of several results; returns the end of what was written. */
+static char *copy_results(struct engine_event *event, char *text)
+{
+    struct engine_sequence *sequences = (struct engine_sequence *)(uintptr_t)event->sequences;
+    for (size_t i = 0; i < event->sequence_count; i++) {
+        struct engine_sequence *sequence = &sequences[i];
+        sequence->ids = NULL; /* not needed here */
+        if (sequence->text_len > 0)
+            memcpy(text, sequence->text, sequence->text_len);
+        sequence->text = text;
+        text += sequence->text_len;
+    }
+    return text;
+}
+
 static struct batch *batch_new(const struct engine_event *events, size_t count)
 {
     size_t bytes = sizeof(struct batch) + count * sizeof *events;
@@ -55,14 +70,24 @@ static struct batch *batch_new(const struct engine_event *events, size_t count)
         bytes += events[i].text_len + 1;
         bytes += events[i].error_text != NULL ? strlen(events[i].error_text) + 1 : 0;
         bytes += events[i].token_count * sizeof(int32_t) + sizeof(int32_t);
+        bytes += events[i].sequence_count * sizeof(struct engine_sequence);
+        for (size_t k = 0; k < events[i].sequence_count; k++)
+            bytes += events[i].sequences[k].text_len;
     }
     struct batch *batch = malloc(bytes);
     if (batch == NULL)
         abort(); /* out of memory in the middle of a step: the supervisor starts us afresh */
     *batch = (struct batch){.kind = BATCH_EVENTS, .count = count};
     memcpy(batch->events, events, count * sizeof *events);
-    /* Tokens first: they need their alignment. */
-    int32_t *tokens = (int32_t *)(void *)(batch->events + count);
+    /* What needs its alignment first. */
+    struct engine_sequence *sequences = (struct engine_sequence *)(void *)(batch->events + count);
+    for (size_t i = 0; i < count; i++) {
+        if (events[i].sequence_count > 0)
+            memcpy(sequences, events[i].sequences, events[i].sequence_count * sizeof *sequences);
+        batch->events[i].sequences = sequences;
+        sequences += events[i].sequence_count;
+    }
+    int32_t *tokens = (int32_t *)(void *)sequences;
     for (size_t i = 0; i < count; i++) {
         if (events[i].token_count > 0)
             memcpy(tokens, events[i].tokens, events[i].token_count * sizeof *tokens);
@@ -84,6 +109,7 @@ static struct batch *batch_new(const struct engine_event *events, size_t count)
             event->error_text = text;
             text += len;
         }
+        text = copy_results(event, text);
     }
     return batch;
 }
