@@ -111,7 +111,7 @@ void term_truncated(uint64_t tokens)
 {
     struct term_style style = term_style_of(stderr);
     if (tokens > 0)
-        fprintf(stderr, "%s(%llu token%s of what was said before did not fit and %s left out)%s\n",
+        fprintf(stderr, "%s(%llu token%s of the prompt did not fit and %s left out)%s\n",
                 term_dim(&style), (unsigned long long)tokens, tokens == 1 ? "" : "s",
                 tokens == 1 ? "was" : "were", term_reset(&style));
 }
