@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "api/chat.h"
+#include "api/params.h"
 #include "wire/json.h"
 
 #define FINGERPRINT "wyvern-" WYVERN_VERSION
@@ -34,10 +35,14 @@ static void write_head(struct json_out *out, const char *id, const char *object,
 
 static void write_usage(struct json_out *out, const struct reply *reply)
 {
+    uint64_t made = reply->reply_tokens;
+
+    for (size_t i = 1; i < json_array_size(reply->choices); i++)
+        made += json_uint(json_array_get(reply->choices, i), "tokens", 0);
     json_out_object(out, "usage");
     json_out_uint(out, "prompt_tokens", reply->prompt_tokens);
-    json_out_uint(out, "completion_tokens", reply->reply_tokens);
-    json_out_uint(out, "total_tokens", reply->prompt_tokens + reply->reply_tokens);
+    json_out_uint(out, "completion_tokens", made);
+    json_out_uint(out, "total_tokens", reply->prompt_tokens + made);
     json_out_object(out, "prompt_tokens_details");
     json_out_uint(out, "cached_tokens", reply->cached_tokens);
     json_out_object_end(out);
@@ -57,6 +62,7 @@ static void write_wyvern(struct json_out *out, const struct reply *reply, const 
     json_out_text(out, "node", reply->node);
     json_out_text(out, "device", reply->device);
     json_out_uint(out, "attempt", reply->attempt);
+    json_out_uint(out, "truncated_tokens", reply->truncated_tokens);
     json_out_time(out, "accepted_at", reply->accepted_at);
     json_out_time(out, "started_at", reply->started_at);
     json_out_time(out, "finished_at", reply->finished_at);
@@ -70,6 +76,20 @@ static const char *finish_of(const struct reply *reply)
     return known ? reply->finish_reason : NULL;
 }
 
+static void write_choice(struct json_out *out, size_t index, const char *text, const char *finish)
+{
+    json_out_object(out, NULL);
+    json_out_uint(out, "index", index);
+    json_out_object(out, "message");
+    json_out_text(out, "role", "assistant");
+    json_out_text(out, "content", text);
+    json_out_null(out, "refusal");
+    json_out_object_end(out);
+    json_out_null(out, "logprobs");
+    json_out_text(out, "finish_reason", finish);
+    json_out_object_end(out);
+}
+
 enum err chat_reply_write(const struct reply *reply, struct buf *buf)
 {
     char id[48];
@@ -79,16 +99,12 @@ enum err chat_reply_write(const struct reply *reply, struct buf *buf)
     json_out_begin(&out, buf);
     write_head(&out, id, "chat.completion", reply->accepted_at, reply->model);
     json_out_array(&out, "choices");
-    json_out_object(&out, NULL);
-    json_out_int(&out, "index", 0);
-    json_out_object(&out, "message");
-    json_out_text(&out, "role", "assistant");
-    json_out_text(&out, "content", reply->text != NULL ? reply->text : "");
-    json_out_null(&out, "refusal");
-    json_out_object_end(&out);
-    json_out_null(&out, "logprobs");
-    json_out_text(&out, "finish_reason", finish_of(reply));
-    json_out_object_end(&out);
+    write_choice(&out, 0, reply->text != NULL ? reply->text : "", finish_of(reply));
+    for (size_t i = 1; i < json_array_size(reply->choices); i++) {
+        const json_t *choice = json_array_get(reply->choices, i);
+        write_choice(&out, i, json_text(choice, "text", ""),
+                     json_text(choice, "finish_reason", NULL));
+    }
     json_out_array_end(&out);
     write_usage(&out, reply);
     write_wyvern(&out, reply, id);
@@ -162,10 +178,27 @@ static const char *given(const char *text)
     return text != NULL && text[0] != '\0' ? text : NULL;
 }
 
+/* The field that a failed prompt's sentence is about: "messages" when they are too long, else the
+ * parameter that it begins with. */
+static void param_of(char out[64], const char *code, const char *text)
+{
+    size_t len = strcspn(text, " ");
+
+    out[0] = '\0';
+    if (strcmp(code, "context_length_exceeded") == 0) {
+        snprintf(out, 64, "messages");
+    } else if (strcmp(code, "invalid_prompt") == 0 && len < 64) {
+        snprintf(out, 64, "%.*s", (int)len, text);
+        if (!params_know(out) && strcmp(out, "n") != 0)
+            out[0] = '\0';
+    }
+}
+
 void chat_error_of_reply(const struct reply *reply, struct api_error *error)
 {
     const char *code = given(reply->error_code), *text = given(reply->error_text);
     bool fits = reply->error_status >= 400 && reply->error_status <= 599;
+    char param[64];
 
     switch (reply->status) {
     case REPLY_EXPIRED:
@@ -177,10 +210,10 @@ void chat_error_of_reply(const struct reply *reply, struct api_error *error)
                       text != NULL ? text : "The reply was cancelled.");
         break;
     default:
-        api_error_set(
-            error, fits ? reply->error_status : 500, code != NULL ? code : "internal_error",
-            code != NULL && strcmp(code, "context_length_exceeded") == 0 ? "messages" : "", "%s",
-            text != NULL ? text : "The reply failed.");
+        code = code != NULL ? code : "internal_error";
+        text = text != NULL ? text : "The reply failed.";
+        param_of(param, code, text);
+        api_error_set(error, fits ? reply->error_status : 500, code, param, "%s", text);
         break;
     }
 }

@@ -55,6 +55,8 @@ struct settings {
     double temperature, top_p;  /* NAN: not given */
     int top_k;                  /* -1: not given */
     int64_t seed;               /* -1: not given */
+    const char *params;         /* JSON */
+    const char *truncate;       /* none | left; NULL: not given */
     const char *system;
     const char *user;
     bool details; /* ask: show ids and workers, the original's Figure 1 */
@@ -62,9 +64,7 @@ struct settings {
     const char *prompts; /* load: file, one prompt a line */
     int concurrency;     /* load: most at once; 0: all */
     /* generate, convert */
-    const char *params; /* JSON */
     bool trace;
-    const char *truncate; /* none | left */
     const char *type;
     const char *config;        /* the file that --config named; NULL: none */
     struct option_text *texts; /* private: texts that came from that file */

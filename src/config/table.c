@@ -111,6 +111,13 @@ const struct option_row option_rows[] = {
      "draw from the N likeliest tokens; 0: off"},
     {"seed", OPTION_INT64, AT(seed), ASKS " generate", "N", NULL, 0, 9007199254740991.0,
      "the same seed draws the same tokens"},
+    {"params", OPTION_TEXT, AT(params), "up gateway " ASKS " generate", "JSON", NULL, NO_RANGE,
+     "parameters as a JSON object (up and gateway: of every reply, where a request does not say): "
+     "max_tokens, temperature, stop … and for blenderbot Hugging Face's: num_beams, length_penalty "
+     "…; docs/API.md lists all"},
+    {"truncate", OPTION_CHOICE, AT(truncate), "up gateway " ASKS " generate", "none|left", NULL,
+     NO_RANGE,
+     "left: cut a prompt that is too long from the left instead of refusing it (blenderbot)"},
     {"system", OPTION_TEXT, AT(system), ASKS " generate", "TEXT", NULL, NO_RANGE,
      "system message before the prompt"},
     {"user", OPTION_TEXT, AT(user), ASKS, "NAME", NULL, NO_RANGE, "who asks: the prompter's name"},
@@ -123,13 +130,8 @@ const struct option_row option_rows[] = {
      "prompts open at once; 0: all"},
 
     /* generate, convert */
-    {"params", OPTION_TEXT, AT(params), "generate", "JSON", NULL, NO_RANGE,
-     "parameters as a JSON object: min_tokens, max_tokens, temperature, top_p, top_k, seed, stop; "
-     "for blenderbot also Hugging Face's: num_beams, length_penalty, no_repeat_ngram_size …"},
     {"trace", OPTION_FLAG, AT(trace), "generate", NULL, NULL, NO_RANGE,
      "with --json: what the encoder made of the prompt and the first token's best scores"},
-    {"truncate", OPTION_CHOICE, AT(truncate), "generate", "none|left", "none", NO_RANGE,
-     "cut a prompt that is too long from the left instead of refusing it (blenderbot)"},
     {"type", OPTION_TEXT, AT(type), "convert", "TYPE", NULL, NO_RANGE,
      "weight type of the file written: f32, f16, q8_0, q4_0 … (a checkpoint: its own, f16 or f32; "
      "a GGUF: q8_0)"},

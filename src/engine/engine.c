@@ -139,7 +139,9 @@ enum err engine_start(struct engine *engine, const struct engine_request *reques
 {
     enum err err = check_request(request);
     if (err == ERR_OK && request->params.search != NULL && engine->ops != &blenderbot_ops)
-        err = err_set(ERR_INVALID, "num_beams and the like are not for a model of this kind");
+        err = request->params.search->num_return_sequences > 1
+                  ? err_set(ERR_INVALID, "n above 1 is not for a model of this kind")
+                  : err_set(ERR_INVALID, "num_beams and the like are not for a model of this kind");
     return err == ERR_OK ? engine->ops->start(engine, request) : err;
 }
 

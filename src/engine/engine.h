@@ -120,15 +120,20 @@ struct engine_trace {
     float top_scores[ENGINE_TRACE_TOP];
 };
 
-/* A whole result with the start and end tokens that the pieces leave out. */
+enum engine_finish { ENGINE_FINISH_NONE, ENGINE_FINISH_STOP, ENGINE_FINISH_LENGTH };
+const char *engine_finish_name(enum engine_finish finish); /* "stop", "length", NULL for none */
+
+/* A whole result with the start and end tokens that the pieces leave out.  Of several each has its
+ * text as well; that of the first is what its pieces said. */
 struct engine_sequence {
     const int32_t *ids;
     size_t count;
     float score;
+    const char *text; /* NULL when there is but one */
+    size_t text_len;
+    unsigned reply_tokens;
+    enum engine_finish finish;
 };
-
-enum engine_finish { ENGINE_FINISH_NONE, ENGINE_FINISH_STOP, ENGINE_FINISH_LENGTH };
-const char *engine_finish_name(enum engine_finish finish); /* "stop", "length", NULL for none */
 
 struct engine_timings { /* of one sequence, milliseconds */
     double prompt_ms;   /* prefill */

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/device.h"
 #include "engine/llama_engine.h"
 #include "engine/model_file.h"
 #include "engine/runtime_log.h"
@@ -41,30 +42,25 @@ void llama_engine_close(struct engine *engine)
     free(llama);
 }
 
-/* No accelerator for "cpu…", all that the runtime sees otherwise. */
-static enum err choose_devices(const char *device, ggml_backend_dev_t none[1],
+/* The one GPU that is named, or no accelerator for "cpu…". */
+static enum err choose_devices(const char *device, ggml_backend_dev_t only[2],
                                struct llama_model_params *params)
 {
-    if (device == NULL || strncmp(device, "gpu", 3) != 0) {
-        none[0] = NULL;
-        params->devices = none;
-        params->n_gpu_layers = 0;
+    only[0] = only[1] = NULL;
+    params->devices = only;
+    params->n_gpu_layers = 0;
+    if (device == NULL || strncmp(device, "gpu", 3) != 0)
         return ERR_OK;
-    }
-    if (!llama_supports_gpu_offload())
-        return err_set(ERR_UNSUPPORTED,
-                       "device %.64s: this build of the model runtime has no GPU support; use cpu",
-                       device);
     params->n_gpu_layers = -1;
-    return ERR_OK;
+    return device_find(&only[0], device);
 }
 
 static enum err load_model(struct llama_engine *llama, const struct engine_config *config,
                            struct runtime_facts *facts)
 {
-    ggml_backend_dev_t none[1];
+    ggml_backend_dev_t only[2];
     struct llama_model_params params = llama_model_default_params();
-    enum err err = choose_devices(config->device, none, &params);
+    enum err err = choose_devices(config->device, only, &params);
     if (err != ERR_OK)
         return err;
     params.check_tensors = true; /* else weights that are no numbers load */

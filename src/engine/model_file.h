@@ -1,6 +1,6 @@
 /*
  * model_file.h - looks at a GGUF before the runtime does, which ends the process on some broken
- * ones.  Private to src/engine/.
+ * ones.
  */
 #ifndef WYVERN_ENGINE_MODEL_FILE_H
 #define WYVERN_ENGINE_MODEL_FILE_H

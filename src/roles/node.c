@@ -268,7 +268,7 @@ static enum err worker_start(struct node *node, unsigned i, const struct device_
     worker->node = node;
     snprintf(name, sizeof name, "infer-%s-%u", node->presence.name, i);
     device_list_take(devices, i, device);
-    bool gpu = strncmp(device, "gpu:", 4) == 0;
+    bool gpu = strncmp(device, "gpu:GPU-", 8) == 0 || strncmp(device, "gpu:MIG-", 8) == 0;
     if (gpu)
         snprintf(visible, sizeof visible, "CUDA_VISIBLE_DEVICES=%s", device + 4);
     args_init(&args, node->program, "infer");

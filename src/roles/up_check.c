@@ -14,6 +14,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "api/params.h"
+#include "engine/model_file.h"
 #include "probe/host.h"
 #include "roles/up.h"
 
@@ -167,6 +169,28 @@ static enum err check_model(struct up *up)
     return err == ERR_OK ? model_hash(up) : err;
 }
 
+/* What the gateways will read again: said here, before anything starts. */
+static enum err check_params(const struct up *up)
+{
+    struct prompt_params params = prompt_params_default();
+    struct model_file file = {.arch = ""};
+    json_t *root = NULL;
+    enum err err = ERR_OK;
+    if (up->settings->params == NULL)
+        return ERR_OK;
+    err = params_parse(&params, &root, up->settings->params, false);
+    bool searches = params.search.given;
+    json_decref(root);
+    if (err != ERR_OK || !searches)
+        return err;
+    if (strncmp(up->model, "fake:", 5) != 0)
+        err = model_file_check(&file, up->model);
+    if (err == ERR_OK && strcmp(file.arch, "blenderbot") != 0)
+        err = err_set(ERR_USAGE, "--params: num_beams and the like are not for a model of this "
+                                 "kind: leave them out");
+    return err;
+}
+
 /* --- shape ----------------------------------------------------------------------------------- */
 
 static enum err check_shape(struct up *up)
@@ -250,6 +274,8 @@ enum err up_check(struct up *up)
         err = check_shape(up);
     if (err == ERR_OK)
         err = check_model(up);
+    if (err == ERR_OK)
+        err = check_params(up);
     if (err == ERR_OK)
         err = check_disk(up);
     if (err == ERR_OK)

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "api/params.h"
 #include "base/clock.h"
 #include "wire/json.h"
 
@@ -46,11 +47,35 @@ static json_t *params_json(const struct settings *settings)
         failed |= json_object_set_new(body, "temperature", json_real(settings->temperature));
     if (!isnan(settings->top_p))
         failed |= json_object_set_new(body, "top_p", json_real(settings->top_p));
+    if (settings->truncate != NULL)
+        failed |= json_object_set_new(body, "truncate", json_string(settings->truncate));
     if (failed != 0) {
         json_decref(body);
         return NULL;
     }
     return body;
+}
+
+/* --params over the flags.  A length under another name replaces the flag's as well. */
+static enum err params_add(json_t *body, const char *text)
+{
+    static const char *const lengths[][2] = {
+        {"max_tokens", "max_new_tokens"}, {"max_tokens", "max_completion_tokens"},
+        {"max_tokens", "max_length"},     {"min_tokens", "min_new_tokens"},
+        {"min_tokens", "min_length"},
+    };
+    struct prompt_params params;
+    json_t *root = NULL;
+    enum err err = params_parse(&params, &root, text, false);
+    if (err != ERR_OK)
+        return err;
+    for (size_t i = 0; i < sizeof lengths / sizeof lengths[0]; i++)
+        if (json_object_get(root, lengths[i][1]) != NULL)
+            (void)json_object_del(body, lengths[i][0]);
+    if (json_object_update(body, root) != 0)
+        err = err_set(ERR_NOMEM, "out of memory");
+    json_decref(root);
+    return err;
 }
 
 /* NULL for text that is no valid UTF-8, or without memory. */
@@ -79,7 +104,12 @@ enum err api_request_write(struct buf *out, const struct settings *settings, con
     json_t *body = params_json(settings);
     if (body == NULL)
         return err_set(ERR_NOMEM, "out of memory");
-    json_t *list = messages_json(settings, messages, count);
+    json_t *list = NULL;
+    if (settings->params != NULL)
+        err = params_add(body, settings->params);
+    if (err != ERR_OK)
+        goto out;
+    list = messages_json(settings, messages, count);
     if (list == NULL) {
         err = err_set(ERR_INVALID, "the prompt is no valid UTF-8 text");
         goto out;
@@ -339,4 +369,9 @@ uint64_t api_reply_tokens(const struct api_reply *reply)
 {
     int64_t tokens = json_int(reply->usage, "completion_tokens", 0);
     return tokens > 0 ? (uint64_t)tokens : 0;
+}
+
+uint64_t api_reply_truncated(const struct api_reply *reply)
+{
+    return json_uint(reply->wyvern, "truncated_tokens", 0);
 }

@@ -24,8 +24,9 @@ struct api_message {
     const char *role, *content;
 };
 
-/* The body of POST /v1/chat/completions.  A "system" message comes first when settings.system is
- * set.  user: the prompter's name, or NULL. */
+/* The body of POST /v1/chat/completions, with what the flags and over them --params say.  A
+ * "system" message comes first when settings.system is set.  ERR_USAGE: --params.  user: the
+ * prompter's name, or NULL. */
 MUST_USE enum err api_request_write(struct buf *out, const struct settings *settings,
                                     const char *user, const struct api_message *messages,
                                     size_t count);
@@ -71,5 +72,7 @@ MUST_USE enum err api_get(json_t **out, const struct settings *settings, const c
 /* A whole text of the reply's wyvern object, "" when it lacks it. */
 const char *api_reply_field(const struct api_reply *reply, const char *key);
 uint64_t api_reply_tokens(const struct api_reply *reply);
+/* Tokens of the prompt that were left out because it was too long. */
+uint64_t api_reply_truncated(const struct api_reply *reply);
 
 #endif

@@ -41,14 +41,14 @@ static enum err prompt_read(struct buf *out, int argc, char **argv)
 
 static enum err reply_print_json(const struct api_reply *reply, const char *prompt)
 {
-    json_t *root =
-        json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:O?}", "prompter",
-                  api_reply_field(reply, "prompter"), "prompt_id",
-                  api_reply_field(reply, "prompt_id"), "prompt", prompt, "response_id",
-                  api_reply_field(reply, "response_id"), "response", buf_text(&reply->text),
-                  "inference_worker", api_reply_field(reply, "inference_worker"), "response_worker",
-                  api_reply_field(reply, "response_worker"), "node", api_reply_field(reply, "node"),
-                  "finish_reason", reply->finish_reason, "usage", reply->usage);
+    json_t *root = json_pack(
+        "{s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:I, s:O?}", "prompter",
+        api_reply_field(reply, "prompter"), "prompt_id", api_reply_field(reply, "prompt_id"),
+        "prompt", prompt, "response_id", api_reply_field(reply, "response_id"), "response",
+        buf_text(&reply->text), "inference_worker", api_reply_field(reply, "inference_worker"),
+        "response_worker", api_reply_field(reply, "response_worker"), "node",
+        api_reply_field(reply, "node"), "finish_reason", reply->finish_reason, "truncated_tokens",
+        (json_int_t)api_reply_truncated(reply), "usage", reply->usage);
     if (root == NULL)
         return err_set(ERR_NOMEM, "out of memory");
     struct buf out;
@@ -111,6 +111,8 @@ int verb_ask(const struct settings *settings, int argc, char **argv)
         err = reply_print_json(&reply, buf_text(&prompt));
     else if (err == ERR_OK && settings->details)
         reply_print_details(&reply, buf_text(&prompt));
+    if (err == ERR_OK && !settings->json && !settings->quiet)
+        term_truncated(api_reply_truncated(&reply));
     /* Our own reader left in mid-reply: that is no failure of the asking. */
     int status = err == ERR_OK || ferror(stdout) ? EX_OK : term_fail(err);
     api_reply_done(&reply);

@@ -59,6 +59,8 @@ static enum err question_ask(struct chat *chat, const char *question)
     bool stopped = err == ERR_CANCELLED && stop_asked;
     if (err == ERR_OK)
         figures_add(chat, &reply);
+    if (err == ERR_OK && !chat->settings.quiet)
+        term_truncated(api_reply_truncated(&reply));
     if ((err == ERR_OK || stopped) && reply.text.len > 0) {
         enum err kept = talk_add(&chat->talk, "assistant", buf_text(&reply.text));
         err = kept != ERR_OK ? kept : ERR_OK;

@@ -107,12 +107,14 @@ static enum err add_extras(json_t *root, const struct engine_event *last)
     if (last->truncated_tokens > 0)
         json_object_set_new(root, "truncated_tokens", json_integer(last->truncated_tokens));
     if (last->sequence_count > 1) {
-        json_t *all = json_array();
+        json_t *all = json_array(), *texts = json_array();
         for (size_t i = 0; i < last->sequence_count; i++) {
             const struct engine_sequence *sequence = &last->sequences[i];
             json_array_append_new(all, list_ids(sequence->ids, sequence->count));
+            json_array_append_new(texts, json_stringn(sequence->text, sequence->text_len));
         }
         json_object_set_new(root, "sequences", all);
+        json_object_set_new(root, "texts", texts);
     }
     return last->trace != NULL ? add_trace(root, last->trace) : ERR_OK;
 }
@@ -202,7 +204,7 @@ int verb_generate(const struct settings *settings, int argc, char **argv)
         goto out;
     request.params = run.params.params;
     request.trace = settings->trace;
-    request.truncate_left = settings->truncate != NULL && strcmp(settings->truncate, "left") == 0;
+    request.truncate_left = run.params.asked.truncate == 1;
     if (settings->system != NULL)
         messages[request.message_count++] = (struct engine_message){"system", settings->system};
     messages[request.message_count++] = (struct engine_message){"user", buf_text(&run.prompt)};
@@ -211,6 +213,8 @@ int verb_generate(const struct settings *settings, int argc, char **argv)
         err = generate(&run, engine, &request);
     if (run.stream && run.text.len > 0)
         term_words(NULL, "\n", 1);
+    if (err == ERR_OK && !settings->json && !settings->quiet)
+        term_truncated(run.last.truncated_tokens);
     if (err == ERR_OK && settings->json)
         err = print_json(&run, engine, &request);
 out:

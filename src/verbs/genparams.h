@@ -8,14 +8,13 @@
 
 #include "config/options.h"
 #include "engine/engine.h"
-
-#define GENPARAMS_STOP_MAX 16
+#include "wire/prompt.h"
 
 struct genparams {
+    struct prompt_params asked;
     struct engine_params params;
-    struct engine_search search;          /* params.search is this or NULL */
-    const char *stop[GENPARAMS_STOP_MAX]; /* borrowed from root */
-    json_t *root;                         /* of --params */
+    struct engine_search search; /* params.search is this or NULL */
+    json_t *root;                /* of --params */
 };
 
 /* ERR_USAGE names the key.  out must stay where it is: params points into it. */

@@ -9,6 +9,7 @@
 #include <sys/resource.h>
 #include <time.h>
 
+#include "api/params.h"
 #include "base/clock.h"
 #include "verbs/apiclient.h"
 #include "verbs/loadview.h"
@@ -233,6 +234,23 @@ static enum err load_run(struct load *load)
     return ERR_OK;
 }
 
+/* Does --params say how long replies are? */
+static enum err params_bound(const char *text, bool *bound)
+{
+    struct prompt_params params;
+    json_t *root = NULL;
+    if (text == NULL)
+        return ERR_OK;
+    enum err err = params_parse(&params, &root, text, false);
+    if (err != ERR_OK)
+        return err;
+    *bound =
+        params.min_tokens >= 0 || params.max_tokens >= 0 ||
+        (params.search.given && (params.search.min_length >= 0 || params.search.max_length >= 0));
+    json_decref(root);
+    return ERR_OK;
+}
+
 /* The original's bounds where none were given, in an order that makes sense. */
 static void tokens_default(struct settings *settings)
 {
@@ -289,15 +307,19 @@ static enum err jobs_make(struct load *load)
 
 static enum err load_prepare(struct load *load, const struct settings *settings)
 {
+    bool bound = false;
     load->settings = *settings;
-    tokens_default(&load->settings);
     load->open_max = streams_max(settings->concurrency);
     buf_init(&load->url, 4096);
     buf_init(&load->status_url, 4096);
     buf_init(&load->body, HTTP_CLIENT_BODY_MAX);
     if (settings->user != NULL && strlen(settings->user) > PROMPT_MAX_PROMPTER)
         return err_set(ERR_USAGE, "--user is longer than %d bytes", PROMPT_MAX_PROMPTER);
-    enum err err = load_view_init(&load->view, settings->quiet);
+    enum err err = params_bound(settings->params, &bound);
+    if (!bound)
+        tokens_default(&load->settings);
+    if (err == ERR_OK)
+        err = load_view_init(&load->view, settings->quiet);
     if (err == ERR_OK)
         err = prompts_read(&load->prompts, settings->prompts);
     if (err == ERR_OK)

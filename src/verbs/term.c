@@ -107,6 +107,15 @@ bool term_words(void *arg, const char *text, size_t len)
     return write_ended(stdout);
 }
 
+void term_truncated(uint64_t tokens)
+{
+    struct term_style style = term_style_of(stderr);
+    if (tokens > 0)
+        fprintf(stderr, "%s(%llu token%s of the prompt did not fit and %s left out)%s\n",
+                term_dim(&style), (unsigned long long)tokens, tokens == 1 ? "" : "s",
+                tokens == 1 ? "was" : "were", term_reset(&style));
+}
+
 int term_fail(enum err err)
 {
     fputs("wyvern: ", stderr);

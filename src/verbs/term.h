@@ -10,6 +10,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 #include <stdio.h>
 
 #include "base/buf.h"
@@ -35,6 +36,9 @@ const char *term_reset(const struct term_style *style);
 bool term_text(FILE *out, const char *text, size_t len);
 /* The same on standard output, seen at once; fits api_text_fn. */
 bool term_words(void *arg, const char *text, size_t len);
+
+/* A dim line on standard error when so many tokens of a prompt were left out; none for 0. */
+void term_truncated(uint64_t tokens);
 
 /* "wyvern: SENTENCE" of err_text() on standard error; returns the exit status. */
 int term_fail(enum err err);

@@ -17,7 +17,18 @@ struct prompt_params prompt_params_default(void)
         .top_p = NAN,
         .top_k = -1,
         .seed = -1,
+        .truncate = -1,
     };
+}
+
+static const char *const truncate_names[] = {"none", "left"};
+
+int prompt_truncate_of(const char *name)
+{
+    for (int i = 0; i < (int)(sizeof truncate_names / sizeof *truncate_names); i++)
+        if (strcmp(name, truncate_names[i]) == 0)
+            return i;
+    return -1;
 }
 
 static void write_search(struct json_out *out, const struct prompt_search *search)
@@ -29,6 +40,8 @@ static void write_search(struct json_out *out, const struct prompt_search *searc
             json_out_number(out, row->name, *SEARCH_REAL_AT(search, row));
         if (row->kind != SEARCH_REAL && *SEARCH_INT_AT(search, row) >= 0)
             json_out_int(out, row->name, *SEARCH_INT_AT(search, row));
+        if (row->kind == SEARCH_TOKEN && *SEARCH_INT_AT(search, row) == PROMPT_NO_TOKEN)
+            json_out_null(out, row->name);
     }
     json_out_object_end(out);
 }
@@ -54,6 +67,8 @@ static void write_params(struct json_out *out, const struct prompt_params *param
             json_out_text(out, NULL, params->stop[i]);
         json_out_array_end(out);
     }
+    if (params->truncate >= 0)
+        json_out_text(out, "truncate", truncate_names[params->truncate]);
     if (params->search.given)
         write_search(out, &params->search);
     json_out_object_end(out);
@@ -101,6 +116,8 @@ static void read_search(struct prompt_search *out, const json_t *object)
             *SEARCH_REAL_AT(&search, row) = json_number(object, row->name, NAN);
         else
             *SEARCH_INT_AT(&search, row) = param_int(object, row->name);
+        if (row->kind == SEARCH_TOKEN && json_is_null(json_object_get(object, row->name)))
+            *SEARCH_INT_AT(&search, row) = PROMPT_NO_TOKEN;
     }
     *out = search;
 }
@@ -117,6 +134,7 @@ static enum err read_params(struct prompt_params *out, const json_t *object)
     params.top_p = json_number(object, "top_p", NAN);
     params.top_k = param_int(object, "top_k");
     params.seed = seed >= 0 ? seed : -1;
+    params.truncate = prompt_truncate_of(json_text(object, "truncate", ""));
     params.stop_count = json_array_size(stop);
     if (params.stop_count > PROMPT_MAX_STOP)
         return err_set(ERR_INVALID, "prompt message: too many stop strings");

@@ -31,9 +31,12 @@ struct prompt_params { /* as engine_params: -1, NAN: not given */
     int64_t seed;
     const char *stop[PROMPT_MAX_STOP];
     size_t stop_count;
+    int truncate; /* 1: a prompt that is too long is cut from the left; 0: it is refused */
     struct prompt_search search;
 };
 struct prompt_params prompt_params_default(void);
+/* 0, 1 for "none", "left"; -1 for another text. */
+int prompt_truncate_of(const char *name);
 
 struct prompt {          /* texts are borrowed from `root` when decoded, from the maker otherwise */
     const char *id;      /* ID_LEN hex digits */

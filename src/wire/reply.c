@@ -20,6 +20,20 @@ static const char *text_of(const char *text)
     return text != NULL ? text : "";
 }
 
+static void write_choices(struct json_out *out, const json_t *choices)
+{
+    json_out_array(out, "choices");
+    for (size_t i = 0; i < json_array_size(choices); i++) {
+        const json_t *choice = json_array_get(choices, i);
+        json_out_object(out, NULL);
+        json_out_text(out, "text", json_text(choice, "text", ""));
+        json_out_text(out, "finish_reason", json_text(choice, "finish_reason", ""));
+        json_out_uint(out, "tokens", json_uint(choice, "tokens", 0));
+        json_out_object_end(out);
+    }
+    json_out_array_end(out);
+}
+
 enum err reply_encode(const struct reply *reply, struct buf *buf)
 {
     struct json_out out;
@@ -35,6 +49,8 @@ enum err reply_encode(const struct reply *reply, struct buf *buf)
     json_out_text(&out, "status", reply_status_name(reply->status));
     json_out_text(&out, "finish_reason", text_of(reply->finish_reason));
     json_out_text(&out, "text", reply->text);
+    if (reply->text != NULL && json_array_size(reply->choices) > 0)
+        write_choices(&out, reply->choices);
     json_out_uint(&out, "pieces", reply->pieces);
     json_out_text(&out, "error_code", text_of(reply->error_code));
     json_out_text(&out, "error_text", text_of(reply->error_text));
@@ -42,6 +58,7 @@ enum err reply_encode(const struct reply *reply, struct buf *buf)
     json_out_uint(&out, "prompt_tokens", reply->prompt_tokens);
     json_out_uint(&out, "reply_tokens", reply->reply_tokens);
     json_out_uint(&out, "cached_tokens", reply->cached_tokens);
+    json_out_uint(&out, "truncated_tokens", reply->truncated_tokens);
     json_out_text(&out, "worker", text_of(reply->worker));
     json_out_text(&out, "node", text_of(reply->node));
     json_out_text(&out, "device", text_of(reply->device));
@@ -78,12 +95,14 @@ static bool read_reply(struct reply *reply, const json_t *root)
     reply->response_id = json_text(root, "response_id", "");
     reply->finish_reason = json_text(root, "finish_reason", "");
     reply->text = json_text(root, "text", NULL);
+    reply->choices = json_object_get(root, "choices");
     reply->pieces = json_uint(root, "pieces", 0);
     reply->error_code = json_text(root, "error_code", "");
     reply->error_text = json_text(root, "error_text", "");
     reply->prompt_tokens = json_uint(root, "prompt_tokens", 0);
     reply->reply_tokens = json_uint(root, "reply_tokens", 0);
     reply->cached_tokens = json_uint(root, "cached_tokens", 0);
+    reply->truncated_tokens = json_uint(root, "truncated_tokens", 0);
     reply->worker = json_text(root, "worker", "");
     reply->node = json_text(root, "node", "");
     reply->device = json_text(root, "device", "");

@@ -24,11 +24,14 @@ struct reply { /* texts: borrowed from root when decoded, from the maker otherwi
     enum reply_status status;
     const char *finish_reason; /* "stop", "length"; "" unless completed */
     const char *text;          /* the whole reply so far; NULL: erased after delivery */
-    uint64_t pieces;           /* how many pieces make up the text */
-    const char *error_code;    /* "context_length_exceeded", "worker_died", "engine_error", … */
+    const json_t
+        *choices;    /* of several texts all: [{"text","finish_reason","tokens"}]; else NULL */
+    uint64_t pieces; /* how many pieces make up the text */
+    const char *error_code; /* "context_length_exceeded", "worker_died", "engine_error", … */
     const char *error_text;
     int error_status; /* HTTP status that fits, 0 unless failed */
     uint64_t prompt_tokens, reply_tokens, cached_tokens;
+    uint64_t truncated_tokens; /* of the prompt, left out because it was too long */
     const char *worker, *node, *device, *responder; /* responder: set by the response worker */
     unsigned attempt;
     double accepted_at, started_at, finished_at; /* Unix seconds */

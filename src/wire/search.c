@@ -11,16 +11,16 @@
     }
 const struct search_row search_rows[] = {
     ROW(num_beams, SEARCH_INT, 1, 64),
-    ROW(num_return_sequences, SEARCH_INT, 1, 1), /* a reply is one text */
+    ROW(num_return_sequences, SEARCH_INT, 1, 64),
     ROW(max_length, SEARCH_INT, 2, LENGTH_MAX),
     ROW(min_length, SEARCH_INT, 0, LENGTH_MAX),
     ROW(no_repeat_ngram_size, SEARCH_INT, 0, LENGTH_MAX),
     ROW(encoder_no_repeat_ngram_size, SEARCH_INT, 0, LENGTH_MAX),
-    ROW(forced_bos_token_id, SEARCH_INT, 0, TOKEN_MAX),
-    ROW(forced_eos_token_id, SEARCH_INT, 0, TOKEN_MAX),
+    ROW(forced_bos_token_id, SEARCH_TOKEN, 0, TOKEN_MAX),
+    ROW(forced_eos_token_id, SEARCH_TOKEN, 0, TOKEN_MAX),
     ROW(early_stopping, SEARCH_EARLY, 0, 2),
     ROW(do_sample, SEARCH_FLAG, 0, 1),
-    ROW(repetition_penalty, SEARCH_REAL, 0.001, 1000),
+    ROW(repetition_penalty, SEARCH_REAL, 1e-30, 1e30),
     ROW(length_penalty, SEARCH_REAL, -100, 100),
 };
 const size_t search_row_count = sizeof search_rows / sizeof *search_rows;

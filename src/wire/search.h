@@ -8,6 +8,8 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#define PROMPT_NO_TOKEN (-2) /* a forced token: none, whatever the checkpoint says */
+
 struct prompt_search { /* as engine_search: -1, NAN: not given; all zero: nothing is */
     bool given;
     int num_beams, num_return_sequences;
@@ -20,7 +22,7 @@ struct prompt_search { /* as engine_search: -1, NAN: not given; all zero: nothin
 };
 struct prompt_search prompt_search_default(void); /* given, with nothing in it */
 
-enum search_kind { SEARCH_INT, SEARCH_REAL, SEARCH_FLAG, SEARCH_EARLY };
+enum search_kind { SEARCH_INT, SEARCH_REAL, SEARCH_FLAG, SEARCH_EARLY, SEARCH_TOKEN };
 struct search_row {
     const char *name;
     enum search_kind kind;

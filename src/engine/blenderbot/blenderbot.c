@@ -3,10 +3,15 @@
  *
  * A step encodes the prompts that came (one, while others are being answered; all, when nobody
  * would wait), then computes one row for each running beam of every reply in one graph, and lets
- * each search take its rows of scores.  A reply that goes on from another worker's tokens computes
- * them as rows of its first step.
+ * each search take its rows of scores.
  *
  * Under beam search a piece is what all beams that may still win agree on.
+ *
+ * A reply that goes on from another worker's tokens: with one sequence they are rows of its first
+ * step.  A beam search's state is more than what it had settled, so it is done again from its
+ * start, saying nothing until it is past those tokens: its end is that of an undisturbed one.  Only
+ * if it settles on others (another machine rounds differently where two beams are nearly equal) is
+ * it led along them instead, and searches on from there.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,6 +21,7 @@
 #include "engine/blenderbot/open.h"
 
 #define PROMPT_LIMIT ((size_t)1 << 26) /* bytes of ids */
+#define TEXTS_LIMIT  ((size_t)1 << 26) /* bytes of several results */
 
 /* ---- starting ---- */
 
@@ -61,6 +67,7 @@ static void clear_sequence(struct bb_sequence *seq)
 {
     bb_search_done(&seq->search);
     emit_done(&seq->emit);
+    buf_done(&seq->texts);
     free(seq->prompt);
     free(seq->resumed);
     *seq = (struct bb_sequence){.cells = seq->cells, .next_cells = seq->next_cells};
@@ -84,6 +91,7 @@ static enum err fill_sequence(struct bb_engine *engine, struct bb_sequence *seq,
     }
     if (err == ERR_OK)
         err = emit_init(&seq->emit, request->params.stop, request->params.stop_count);
+    buf_init(&seq->texts, TEXTS_LIMIT);
     seq->said = 1; /* nobody hears the start token */
     seq->user = request->user;
     seq->wants_trace = request->trace;
@@ -181,9 +189,11 @@ static enum err encode_new(struct bb_engine *engine)
 
 /* ---- one step: the decoder ---- */
 
+/* Is it led along another worker's tokens? */
 static bool is_resuming(const struct bb_sequence *seq)
 {
-    return seq->resumed_count >= seq->search.length;
+    bool led = seq->search.params.beams == 1 || seq->strayed;
+    return led && seq->resumed_count >= seq->search.length;
 }
 
 /* Rows of a sequence in this step: its beams, or all tokens that it is led along. */
@@ -312,6 +322,49 @@ static enum err search_on(struct bb_engine *engine, struct bb_sequence *seq, flo
     return ERR_OK;
 }
 
+/* Has a search that is done again settled on other tokens than those that were said? */
+static bool has_strayed(const struct bb_engine *engine, const struct bb_sequence *seq,
+                        const struct bb_hypothesis *from, size_t settled)
+{
+    size_t said = seq->resumed_count < settled - 1 ? seq->resumed_count : settled - 1;
+    if (seq->search.params.beams == 1 || seq->strayed || seq->resumed_count == 0)
+        return false;
+    if (memcmp(from->tokens + 1, seq->resumed, said * sizeof *seq->resumed) != 0)
+        return true;
+    if (!seq->search.ended)
+        return false;
+    bool end = settled > 1 && is_end(engine, from->tokens[settled - 1]);
+    return settled - 1 - end < seq->resumed_count;
+}
+
+/* Begins the search anew, to be led along what was said. */
+static enum err search_led(struct bb_sequence *seq)
+{
+    struct bb_search search;
+    enum err err = bb_search_init(&search, &seq->search.params, seq->search.vocab_size, seq->prompt,
+                                  seq->prompt_count);
+    if (err != ERR_OK)
+        return err;
+    bb_search_done(&seq->search);
+    seq->search = search;
+    seq->strayed = true;
+    return ERR_OK;
+}
+
+static bool ends_whole(const struct bb_engine *engine, const struct bb_hypothesis *result)
+{
+    return is_end(engine, result->tokens[result->length - 1]);
+}
+
+static enum engine_finish finish_of(const struct bb_engine *engine, const struct bb_search *search,
+                                    const struct bb_hypothesis *result)
+{
+    bool full = result->length >= search->params.max_length;
+    bool forced = search->params.forced_last != BB_NO_TOKEN;
+    return full && (forced || !ends_whole(engine, result)) ? ENGINE_FINISH_LENGTH
+                                                           : ENGINE_FINISH_STOP;
+}
+
 /* What is settled now goes to the emitter. */
 static enum err say_settled(struct bb_engine *engine, struct bb_sequence *seq)
 {
@@ -322,6 +375,8 @@ static enum err say_settled(struct bb_engine *engine, struct bb_sequence *seq)
         from = bb_search_result(search, 0);
         settled = from->length;
     }
+    if (has_strayed(engine, seq, from, settled))
+        return search_led(seq);
     enum err err = ERR_OK;
     for (; err == ERR_OK && seq->said < settled && !seq->emit.stopped; seq->said++) {
         int32_t token = from->tokens[seq->said];
@@ -329,13 +384,57 @@ static enum err say_settled(struct bb_engine *engine, struct bb_sequence *seq)
             break; /* it says that it ends */
         err = say_token(engine, seq, token);
     }
-    if (seq->emit.stopped) {
+    /* Of several results the others may go on beyond a stop string of the first. */
+    if (seq->emit.stopped && (search->ended || search->params.returned == 1))
         seq->finish = ENGINE_FINISH_STOP;
-    } else if (search->ended) {
-        bool full = from->length >= search->params.max_length;
-        bool forced = search->params.forced_last != BB_NO_TOKEN;
-        bool end = is_end(engine, from->tokens[from->length - 1]);
-        seq->finish = full && (forced || !end) ? ENGINE_FINISH_LENGTH : ENGINE_FINISH_STOP;
+    else if (search->ended)
+        seq->finish = finish_of(engine, search, from);
+    return err;
+}
+
+/* One of several results as its reader gets it: up to its end token or a stop string. */
+static enum err write_result(struct bb_engine *engine, struct bb_sequence *seq,
+                             const struct bb_hypothesis *result, struct engine_sequence *out)
+{
+    struct emit emit = {0};
+    size_t count = result->length - ends_whole(engine, result), at = 1;
+    const char *const *stop = (const char *const *)seq->emit.stop;
+    bool any;
+    enum err err = emit_init(&emit, stop, seq->emit.stop_count);
+    for (; err == ERR_OK && at < count && !emit.stopped; at++) {
+        size_t len;
+        const char *text = bb_tokenizer_text(engine->model.tokenizer, result->tokens[at], &len);
+        err = emit_token(&emit, result->tokens[at], text, len);
+    }
+    if (err == ERR_OK)
+        err = emit_take(&emit, true, &any);
+    out->text_len = emit.piece.len;
+    out->reply_tokens = (unsigned)(at - 1);
+    if (emit.stopped)
+        out->finish = ENGINE_FINISH_STOP;
+    if (err == ERR_OK)
+        err = buf_append(&seq->texts, buf_text(&emit.piece), emit.piece.len);
+    emit_done(&emit);
+    return err;
+}
+
+static enum err fill_results(struct bb_engine *engine, struct bb_sequence *seq)
+{
+    const struct bb_search *search = &seq->search;
+    size_t count = search->params.returned, at = 0;
+    enum err err = ERR_OK;
+    for (size_t i = 0; i < count && err == ERR_OK; i++) {
+        const struct bb_hypothesis *result = bb_search_result(search, i);
+        seq->results[i] = (struct engine_sequence){.ids = result->tokens,
+                                                   .count = result->length,
+                                                   .score = result->score,
+                                                   .finish = finish_of(engine, search, result)};
+        if (count > 1)
+            err = write_result(engine, seq, result, &seq->results[i]);
+    }
+    for (size_t i = 0; i < count && count > 1 && err == ERR_OK; i++) {
+        seq->results[i].text = buf_text(&seq->texts) + at;
+        at += seq->results[i].text_len;
     }
     return err;
 }
@@ -352,10 +451,6 @@ static void fill_last(struct bb_sequence *seq, struct engine_event *event)
     event->timings.decode_ms = (double)(seq->last_ns - seq->first_ns) / (double)NS_PER_MS;
     if (!seq->search.ended)
         return; /* a stop string, or an error */
-    for (size_t i = 0; i < seq->search.params.returned; i++) {
-        const struct bb_hypothesis *result = bb_search_result(&seq->search, i);
-        seq->results[i] = (struct engine_sequence){result->tokens, result->length, result->score};
-    }
     event->sequences = seq->results;
     event->sequence_count = seq->search.params.returned;
 }
@@ -368,10 +463,13 @@ static bool make_event(struct bb_engine *engine, struct bb_sequence *seq, enum e
     bool ended = seq->finish != ENGINE_FINISH_NONE, any = false;
     if (err == ERR_OK)
         err = emit_take(&seq->emit, ended, &any);
+    if (err == ERR_OK && seq->search.ended)
+        err = fill_results(engine, seq);
     if (err != ERR_OK) {
         snprintf(seq->error_text, sizeof seq->error_text, "%s", err_text());
         seq->finish = ENGINE_FINISH_NONE;
         fill_last(seq, event);
+        event->sequence_count = 0;
         event->error = err;
         event->error_text = seq->error_text;
         free_sequence(engine, seq);

@@ -21,8 +21,9 @@ struct bb_sequence {
     int32_t *prompt; /* with its end token */
     size_t prompt_count, truncated;
     struct bb_search search; /* kept after the last event: that points into it */
-    int32_t *resumed;        /* tokens that the search is led along first */
+    int32_t *resumed;        /* tokens that were said elsewhere */
     size_t resumed_count;
+    bool strayed; /* a beam search that was done again came to others: it is led along them */
     int32_t *cells, *next_cells; /* for each beam: the cell of each position */
     size_t said;                 /* tokens of the reply given to emit, the start token included */
     struct emit emit;
@@ -31,6 +32,7 @@ struct bb_sequence {
     bool wants_trace;
     struct engine_trace trace;
     struct engine_sequence results[BB_BEAMS_MAX];
+    struct buf texts; /* theirs, where there are several */
     char error_text[160];
 };
 

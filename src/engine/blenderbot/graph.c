@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "engine/blenderbot/cpu_ops.h"
+#include "engine/device.h"
 
 #define NODES_A_BLOCK 64
 #define NODES_OTHER   64
@@ -291,6 +292,9 @@ static enum err allocate(struct bb_runner *runner, struct build *build)
 
 static enum err compute(struct bb_runner *runner, struct build *build)
 {
+    enum err err = device_check_graph(runner->backend, build->graph);
+    if (err != ERR_OK)
+        return err;
     enum ggml_status status = ggml_backend_graph_compute(runner->backend, build->graph);
     if (status != GGML_STATUS_SUCCESS)
         return err_set(ERR_INTERNAL, "the model runtime failed (%s)",

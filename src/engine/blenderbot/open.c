@@ -1,26 +1,42 @@
 /*
  * open.c - makes and frees a Blenderbot engine.
  */
+#include <ggml-cpu.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "engine/blenderbot/open.h"
+#include "engine/device.h"
 
 #define BEAMS_ROOM 32 /* beams a request may ask for, where the checkpoint does not want more */
 
 static enum err open_backend(struct bb_engine *engine, const char *device)
 {
-    if (ggml_backend_dev_count() == 0)
-        ggml_backend_load_all();
-    bool gpu = device != NULL && strncmp(device, "gpu", 3) == 0;
-    enum ggml_backend_dev_type type =
-        gpu ? GGML_BACKEND_DEVICE_TYPE_GPU : GGML_BACKEND_DEVICE_TYPE_CPU;
-    engine->backend = ggml_backend_init_by_type(type, NULL);
+    ggml_backend_dev_t found;
+    enum err err = device_find(&found, device);
+    if (err != ERR_OK)
+        return err;
+    engine->backend = ggml_backend_dev_init(found, NULL);
     if (engine->backend == NULL)
         return err_set(ERR_UNSUPPORTED,
-                       "device %.64s: this build of the model runtime has no such device; use cpu",
+                       "device %.96s can't be used: is it busy, or its memory full?",
                        device != NULL ? device : "cpu");
     return ERR_OK;
+}
+
+/* Computes once what each reply will need: a device that can't says so here. */
+static enum err try_out(struct bb_engine *engine)
+{
+    int32_t token = engine->model.start_token, cell = bb_runner_cell(engine->runner, 0, 0, 0);
+    struct bb_row row = {.token = token, .cell = cell, .cells = &cell};
+    float *scores = malloc(engine->model.vocab_size * sizeof *scores);
+    if (scores == NULL)
+        return err_set(ERR_NOMEM, "out of memory");
+    enum err err = bb_runner_encode(engine->runner, 0, &token, 1, NULL);
+    if (err == ERR_OK)
+        err = bb_runner_decode(engine->runner, &row, 1, scores);
+    free(scores);
+    return err;
 }
 
 static enum err make_sequences(struct bb_engine *engine)
@@ -72,6 +88,8 @@ enum err bb_engine_open(struct engine **out, const struct engine_config *config)
     }
     if (err == ERR_OK)
         err = make_sequences(engine);
+    if (err == ERR_OK && !ggml_backend_is_cpu(engine->backend))
+        err = try_out(engine);
     if (err != ERR_OK) {
         bb_engine_close(&engine->base);
         return err;
@@ -95,6 +113,7 @@ void bb_engine_close(struct engine *base)
         struct bb_sequence *seq = &engine->sequences[i];
         bb_search_done(&seq->search);
         emit_done(&seq->emit);
+        buf_done(&seq->texts);
         free(seq->prompt);
         free(seq->resumed);
         free(seq->cells);

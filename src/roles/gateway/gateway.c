@@ -2,6 +2,7 @@
  * The gateway: people's way in.  See gateway.h for who does what.
  */
 #include "roles/gateway/gateway.h"
+#include "api/params.h"
 
 #include <signal.h>
 #include <stdio.h>
@@ -126,10 +127,25 @@ static enum err open_bus(struct gateway *gateway)
     return err;
 }
 
+/* What requests leave open: --params and --truncate. */
+static enum err read_defaults(struct gateway *gateway)
+{
+    const struct settings *settings = gateway->settings;
+    enum err err = ERR_OK;
+    gateway->defaults = prompt_params_default();
+    if (settings->params != NULL)
+        err = params_parse(&gateway->defaults, &gateway->defaults_root, settings->params, false);
+    if (err == ERR_OK && settings->truncate != NULL)
+        gateway->defaults.truncate = prompt_truncate_of(settings->truncate);
+    return err;
+}
+
 static enum err start(struct gateway *gateway)
 {
     describe(gateway);
-    enum err err = loop_new(&gateway->loop);
+    enum err err = read_defaults(gateway);
+    if (err == ERR_OK)
+        err = loop_new(&gateway->loop);
     if (err == ERR_OK)
         err = loop_signal(gateway->loop, SIGTERM, on_signal, gateway);
     if (err == ERR_OK)
@@ -179,5 +195,6 @@ int role_gateway(const struct settings *settings, int argc, char **argv)
     loop_timer_free(gateway.tick);
     loop_free(gateway.loop);
     join_done(&gateway.join);
+    json_decref(gateway.defaults_root);
     return status;
 }

@@ -38,7 +38,9 @@ struct gateway {
     struct room *room;
     struct presence presence; /* boot is our tag: prompts we own carry it */
     struct join join;
-    struct session *sessions; /* by prompt id */
+    struct session *sessions;      /* by prompt id */
+    struct prompt_params defaults; /* what requests leave open */
+    json_t *defaults_root;
     double started_at;
     int64_t away_since_ns; /* broker away since; 0: it is there */
     bool was_complete;     /* every worker asked for has been ready once */

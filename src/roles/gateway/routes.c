@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "api/params.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "roles/gateway/gateway.h"
@@ -98,6 +99,9 @@ static void post_chat(struct gateway *gateway, struct http_exchange *exchange,
         chat_request_done(&chat);
         return;
     }
+    params_merge(&chat.prompt.params, &gateway->defaults);
+    if (chat.stream && chat.prompt.params.search.num_return_sequences > 1)
+        chat.prompt.params.search.num_return_sequences = 1; /* the defaults'; a stream is one */
     char made_up[48];
     const char *prompter = chat.prompt.prompter;
     if (prompter[0] == '\0') {

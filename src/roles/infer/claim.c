@@ -77,7 +77,8 @@ static void on_stored_read(void *arg, enum err err, const struct claim *latest, 
     if (job->kept.count > 0)
         log_info("job.takeover prompt=%s pieces=%zu attempt=%u deaths=%u", job->id, job->kept.count,
                  job->claim.attempt, job->claim.deaths);
-    if (job->found_done)
+    /* Of several texts only the first was stored: the model makes the others once more. */
+    if (job->found_done && job->prompt.params.search.num_return_sequences <= 1)
         job_adopt_whole(job);
     job_go(job);
 }

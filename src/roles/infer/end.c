@@ -72,6 +72,7 @@ void job_finish(struct job *job)
         .status = job->error == ERR_OK ? REPLY_COMPLETED : REPLY_FAILED,
         .finish_reason = finish != NULL && job->error == ERR_OK ? finish : "",
         .text = job->error != ERR_LIMIT ? buf_text(&job->kept.text) : "", /* it would not fit */
+        .choices = job->error == ERR_OK ? job->choices : NULL,
         .pieces = job->kept.count,
         .error_code = job->error != ERR_OK ? job->error_code : "",
         .error_text = job->error_text,
@@ -79,6 +80,7 @@ void job_finish(struct job *job)
         .prompt_tokens = job->prompt_tokens,
         .reply_tokens = job->reply_tokens,
         .cached_tokens = job->cached_tokens,
+        .truncated_tokens = job->truncated_tokens,
         .worker = infer->presence.name,
         .node = infer->presence.node,
         .device = infer->presence.device,

@@ -17,6 +17,7 @@ static void job_release(struct job *job)
 {
     kept_done(&job->kept);
     prompt_done(&job->prompt);
+    json_decref(job->choices);
     free(job->raw);
     free(job);
 }

@@ -66,8 +66,9 @@ struct job {
     const char *error_code;
     int error_status;
     enum engine_finish finish;
-    unsigned prompt_tokens, reply_tokens, cached_tokens;
+    unsigned prompt_tokens, reply_tokens, cached_tokens, truncated_tokens;
     struct engine_timings timings;
+    json_t *choices; /* of a reply of several texts; else NULL */
     /* pieces */
     struct kept kept;
     size_t stored; /* acknowledged by the broker */

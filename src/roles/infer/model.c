@@ -9,6 +9,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/queue.h"
+#include "engine/params.h"
 
 #define COMMANDS_MAX 4096
 #define BATCHES_MAX  4096
@@ -47,6 +48,21 @@ struct model_thread {
 
 /* ---- the model's thread ---- */
 
+/* The texts of several results; returns the end of what was written. */
+static char *copy_results(struct engine_event *event, char *text)
+{
+    struct engine_sequence *sequences = (struct engine_sequence *)(uintptr_t)event->sequences;
+    for (size_t i = 0; i < event->sequence_count; i++) {
+        struct engine_sequence *sequence = &sequences[i];
+        sequence->ids = NULL; /* not needed here */
+        if (sequence->text_len > 0)
+            memcpy(text, sequence->text, sequence->text_len);
+        sequence->text = text;
+        text += sequence->text_len;
+    }
+    return text;
+}
+
 static struct batch *batch_new(const struct engine_event *events, size_t count)
 {
     size_t bytes = sizeof(struct batch) + count * sizeof *events;
@@ -54,14 +70,24 @@ static struct batch *batch_new(const struct engine_event *events, size_t count)
         bytes += events[i].text_len + 1;
         bytes += events[i].error_text != NULL ? strlen(events[i].error_text) + 1 : 0;
         bytes += events[i].token_count * sizeof(int32_t) + sizeof(int32_t);
+        bytes += events[i].sequence_count * sizeof(struct engine_sequence);
+        for (size_t k = 0; k < events[i].sequence_count; k++)
+            bytes += events[i].sequences[k].text_len;
     }
     struct batch *batch = malloc(bytes);
     if (batch == NULL)
         abort(); /* out of memory in the middle of a step: the supervisor starts us afresh */
     *batch = (struct batch){.kind = BATCH_EVENTS, .count = count};
     memcpy(batch->events, events, count * sizeof *events);
-    /* Tokens first: they need their alignment. */
-    int32_t *tokens = (int32_t *)(void *)(batch->events + count);
+    /* What needs its alignment first. */
+    struct engine_sequence *sequences = (struct engine_sequence *)(void *)(batch->events + count);
+    for (size_t i = 0; i < count; i++) {
+        if (events[i].sequence_count > 0)
+            memcpy(sequences, events[i].sequences, events[i].sequence_count * sizeof *sequences);
+        batch->events[i].sequences = sequences;
+        sequences += events[i].sequence_count;
+    }
+    int32_t *tokens = (int32_t *)(void *)sequences;
     for (size_t i = 0; i < count; i++) {
         if (events[i].token_count > 0)
             memcpy(tokens, events[i].tokens, events[i].token_count * sizeof *tokens);
@@ -83,6 +109,7 @@ static struct batch *batch_new(const struct engine_event *events, size_t count)
             event->error_text = text;
             text += len;
         }
+        text = copy_results(event, text);
     }
     return batch;
 }
@@ -113,22 +140,14 @@ static void hand_over_end(struct model_thread *thread, uint64_t job, enum err er
     hand_over(thread, batch_new(&event, 1));
 }
 
-static struct engine_search search_of(const struct prompt_search *search)
+/* Where none is given, the seed comes from the prompt's id, so that a successor draws the same. */
+static int64_t seed_of(const struct prompt *prompt)
 {
-    return (struct engine_search){
-        .num_beams = search->num_beams,
-        .num_return_sequences = search->num_return_sequences,
-        .max_length = search->max_length,
-        .min_length = search->min_length,
-        .no_repeat_ngram_size = search->no_repeat_ngram_size,
-        .encoder_no_repeat_ngram_size = search->encoder_no_repeat_ngram_size,
-        .repetition_penalty = (float)search->repetition_penalty,
-        .length_penalty = (float)search->length_penalty,
-        .early_stopping = search->early_stopping,
-        .forced_bos_token_id = search->forced_bos_token_id,
-        .forced_eos_token_id = search->forced_eos_token_id,
-        .do_sample = search->do_sample,
-    };
+    char digits[16] = "";
+    if (prompt->params.seed >= 0)
+        return prompt->params.seed;
+    memcpy(digits, prompt->id, sizeof digits - 1);
+    return (int64_t)strtoull(digits, NULL, 16);
 }
 
 static enum err start(struct model_thread *thread, const struct command *command)
@@ -140,25 +159,19 @@ static enum err start(struct model_thread *thread, const struct command *command
     for (size_t i = 0; i < prompt->message_count; i++)
         messages[i] =
             (struct engine_message){prompt->messages[i].role, prompt->messages[i].content};
-    const struct engine_search search = search_of(&prompt->params.search);
-    const struct engine_request request = {
+    struct engine_search search;
+    struct engine_request request = {
         .messages = messages,
         .message_count = prompt->message_count,
-        .params = {.min_tokens = prompt->params.min_tokens,
-                   .max_tokens = prompt->params.max_tokens,
-                   .temperature = (float)prompt->params.temperature,
-                   .top_p = (float)prompt->params.top_p,
-                   .top_k = prompt->params.top_k,
-                   .seed = prompt->params.seed,
-                   .stop = prompt->params.stop,
-                   .stop_count = prompt->params.stop_count,
-                   .search = prompt->params.search.given ? &search : NULL},
         .resume_tokens = command->tokens,
         .resume_token_count = command->token_count,
         .resume_text = command->text,
         .resume_pieces = command->pieces,
         .user = (void *)(uintptr_t)command->job,
+        .truncate_left = prompt->params.truncate == 1,
     };
+    engine_params_of(&request.params, &search, &prompt->params);
+    request.params.seed = seed_of(prompt);
     enum err err = engine_start(thread->engine, &request);
     free(messages);
     return err;

@@ -114,6 +114,22 @@ void job_go(struct job *job)
     job_flush(job);
 }
 
+/* All texts of a reply of several, as its record has them. */
+static enum err keep_choices(struct job *job, const struct engine_event *event)
+{
+    json_decref(job->choices);
+    job->choices = json_array();
+    for (size_t i = 0; i < event->sequence_count; i++) {
+        const struct engine_sequence *one = &event->sequences[i];
+        json_t *choice =
+            json_pack("{s:s%, s:s, s:i}", "text", one->text, one->text_len, "finish_reason",
+                      engine_finish_name(one->finish), "tokens", (int)one->reply_tokens);
+        if (json_array_append_new(job->choices, choice) != 0)
+            return err_set(ERR_NOMEM, "out of memory");
+    }
+    return ERR_OK;
+}
+
 static void job_model_ended(struct job *job, const struct engine_event *event)
 {
     job->ended = true;
@@ -121,8 +137,11 @@ static void job_model_ended(struct job *job, const struct engine_event *event)
     job->prompt_tokens = event->prompt_tokens;
     job->reply_tokens = event->reply_tokens;
     job->cached_tokens = event->cached_tokens;
+    job->truncated_tokens = event->truncated_tokens;
     job->timings = event->timings;
-    if (event->error == ERR_LIMIT)
+    if (event->error == ERR_OK && event->sequence_count > 1 && keep_choices(job, event) != ERR_OK)
+        job_fail(job, ERR_NOMEM, "engine_error", 500, err_text());
+    else if (event->error == ERR_LIMIT)
         job_fail(job, event->error, "context_length_exceeded", 400, event->error_text);
     else if (event->error == ERR_INVALID || event->error == ERR_UNSUPPORTED)
         job_fail(job, event->error, "invalid_prompt", 400, event->error_text);

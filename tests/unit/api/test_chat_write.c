@@ -15,7 +15,7 @@
 #define WYVERN                                                                                     \
     "\"wyvern\":{\"prompter\":\"ann\",\"prompt_id\":\"" ID "\",\"response_id\":\"resp-1\","        \
     "\"inference_worker\":\"infer.0\",\"response_worker\":\"respond.1\",\"node\":\"node1\","       \
-    "\"device\":\"cpu:0\",\"attempt\":2,\"accepted_at\":1732375850.250000,"                        \
+    "\"device\":\"cpu:0\",\"attempt\":2,\"truncated_tokens\":4,\"accepted_at\":1732375850.250000," \
     "\"started_at\":1732375851.500000,\"finished_at\":1732375852.000001}"
 #define USAGE                                                                                      \
     "\"usage\":{\"prompt_tokens\":5,\"completion_tokens\":7,\"total_tokens\":12,"                  \
@@ -40,6 +40,7 @@ static struct reply sample(void)
                           .prompt_tokens = 5,
                           .reply_tokens = 7,
                           .cached_tokens = 3,
+                          .truncated_tokens = 4,
                           .worker = "infer.0",
                           .node = "node1",
                           .device = "cpu:0",

@@ -251,6 +251,62 @@ static void test_goes_on_where_another_ended(void **state)
     }
 }
 
+/* A search of several beams ends as if nobody had died, wherever it was. */
+static void test_beams_go_on_as_if_nothing_had_been(void **state)
+{
+    struct fixture *fixture = &fixtures[1];
+    size_t taken_over = 0;
+    for (size_t line = 14; line < 18; line++) {
+        for (size_t pieces = 3; pieces < 12; pieces += 5) {
+            struct job job;
+            init_job(&job, fixture, line, "full");
+            assert_int_equal(start_job(&job, 0, NULL), ERR_OK);
+            while (job.pieces < pieces && !job.ended)
+                step(fixture->engine);
+            if (job.ended)
+                continue;
+            engine_cancel(fixture->engine, &job);
+            char before[TEXT_MAX];
+            snprintf(before, sizeof before, "%s", job.text);
+            assert_int_equal(start_job(&job, job.said_count, before), ERR_OK);
+            while (!job.ended)
+                step(fixture->engine);
+            taken_over++;
+        }
+    }
+    print_message("%zu taken over\n", taken_over);
+    assert_true(taken_over > 6);
+}
+
+/* Tokens that this search would not have settled on: it goes on behind them all the same. */
+static void test_beams_go_on_behind_other_tokens(void **state)
+{
+    struct fixture *fixture = &fixtures[0];
+    struct engine_search search = engine_search_default();
+    struct engine_event event = {0};
+    struct job job;
+    size_t count = 0;
+    init_job(&job, fixture, 0, "default");
+    assert_int_equal(start_job(&job, 0, NULL), ERR_OK);
+    while (!job.ended)
+        step(fixture->engine);
+    const int32_t other[] = {job.said[0], job.said[2], job.said[1]};
+    struct engine_request request = {
+        .raw_prompt = json_string_value(json_object_get(fixture->lines[0], "prompt")),
+        .params = engine_params_default(),
+        .resume_tokens = other,
+        .resume_token_count = 3,
+        .resume_text = "",
+    };
+    request.params.search = &search;
+    assert_int_equal(engine_start(fixture->engine, &request), ERR_OK);
+    while (!event.last)
+        assert_int_equal(engine_step(fixture->engine, &event, &count), ERR_OK);
+    assert_int_equal(event.error, ERR_OK);
+    assert_true(event.sequences[0].count > 4);
+    assert_memory_equal(event.sequences[0].ids + 1, other, sizeof other);
+}
+
 static void test_beams_are_heard_before_they_end(void **state)
 {
     struct job job;
@@ -359,6 +415,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_line_and_mode_side_by_side),
         cmocka_unit_test(test_goes_on_where_another_ended),
+        cmocka_unit_test(test_beams_go_on_as_if_nothing_had_been),
+        cmocka_unit_test(test_beams_go_on_behind_other_tokens),
         cmocka_unit_test(test_beams_are_heard_before_they_end),
         cmocka_unit_test(test_cancelled_one_leaves_no_event),
         cmocka_unit_test(test_what_does_not_fit),

@@ -284,6 +284,7 @@ static void make_reply(struct buf *buf)
                           .prompt_tokens = 5,
                           .reply_tokens = 6,
                           .cached_tokens = 1,
+                          .truncated_tokens = 6,
                           .worker = "infer.0",
                           .node = "n",
                           .device = "cpu:0",
@@ -321,6 +322,7 @@ static void test_reply(void **state)
     assert_int_equal(reply.prompt_tokens, 5);
     assert_int_equal(reply.reply_tokens, 6);
     assert_int_equal(reply.cached_tokens, 1);
+    assert_int_equal(reply.truncated_tokens, 6);
     assert_string_equal(reply.worker, "infer.0");
     assert_string_equal(reply.node, "n");
     assert_string_equal(reply.device, "cpu:0");

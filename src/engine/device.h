@@ -1,0 +1,19 @@
+/*
+ * device.h - which of the model runtime's devices a name means.  Private to src/engine/.
+ */
+#ifndef WYVERN_ENGINE_DEVICE_H
+#define WYVERN_ENGINE_DEVICE_H
+
+#include <ggml-backend.h>
+
+#include "base/err.h"
+
+/* NULL or "cpu…": the CPU.  "gpu:ID": the GPU with this UUID ("GPU-…", "MIG-…"), or the runtime's
+ * own name or PCI address of one ("Vulkan0", "0000:c1:00.0").  ERR_UNSUPPORTED: there is none. */
+MUST_USE enum err device_find(ggml_backend_dev_t *out, const char *device);
+
+/* Can the backend compute all of the graph?  ERR_UNSUPPORTED names what it can't: the runtime
+ * would end the process over it. */
+MUST_USE enum err device_check_graph(ggml_backend_t backend, struct ggml_cgraph *graph);
+
+#endif
