@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/blenderbot/attend.h"
+#include "engine/blenderbot/cpu_ops.h"
 
 #define NODES_A_BLOCK 64
 #define NODES_OTHER   64
@@ -18,6 +18,7 @@ struct bb_runner {
     const struct bb_model *model;
     ggml_backend_t backend;
     struct bb_runner_config config;
+    bool on_cpu;
     size_t rows_most;
     struct ggml_context *cache_context;
     ggml_backend_buffer_t cache_buffer;
@@ -59,6 +60,8 @@ struct build {
 static struct ggml_tensor *linear(struct build *build, const struct bb_linear *layer,
                                   struct ggml_tensor *x)
 {
+    if (layer->packed)
+        return packed_op(build->context, layer->weight, layer->bias, x);
     return ggml_add(build->context, ggml_mul_mat(build->context, layer->weight, x), layer->bias);
 }
 
@@ -82,7 +85,8 @@ static struct ggml_tensor *activate(struct build *build, struct ggml_tensor *x)
 {
     switch (build->model->activation) {
     case BB_GELU_ERF:
-        return ggml_gelu_erf(build->context, x);
+        return build->runner->on_cpu ? gelu_erf_op(build->context, x)
+                                     : ggml_gelu_erf(build->context, x);
     case BB_GELU_TANH:
         return gelu_tanh(build->context, x);
     case BB_RELU:
@@ -257,8 +261,7 @@ static struct ggml_tensor *build_decoder(struct build *build)
         x = feed_forward(build, block, x);
     }
     x = normalise(build, &side->norm, x);
-    x = ggml_mul_mat(context, model->embeddings, x);
-    x = ggml_add(context, x, model->output_bias);
+    x = linear(build, &model->head, x);
     ggml_set_output(x);
     ggml_build_forward_expand(build->graph, x);
     return x;
@@ -487,7 +490,8 @@ enum err bb_runner_open(struct bb_runner **out, const struct bb_model *model,
     runner->model = model;
     runner->backend = backend;
     runner->config = *config;
-    if (ggml_backend_dev_type(device) != GGML_BACKEND_DEVICE_TYPE_CPU)
+    runner->on_cpu = ggml_backend_dev_type(device) == GGML_BACKEND_DEVICE_TYPE_CPU;
+    if (!runner->on_cpu)
         runner->config.gather = true;
     find_settings(runner, ggml_backend_dev_backend_reg(device));
     size_t beams = config->beams > model->positions ? config->beams : model->positions;

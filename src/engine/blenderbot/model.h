@@ -22,6 +22,7 @@ enum bb_activation { BB_GELU_ERF, BB_GELU_TANH, BB_RELU, BB_SILU };
 
 struct bb_linear { /* weight [in, out], bias [out] */
     struct ggml_tensor *weight, *bias;
+    bool packed; /* the weight is in the form of cpu_ops.h */
 };
 
 struct bb_norm {
@@ -47,16 +48,19 @@ struct bb_model {
     float norm_epsilon, embed_scale;
     enum bb_activation activation;
     struct bb_side encoder, decoder;
-    struct ggml_tensor *embeddings, *output_bias;
+    struct ggml_tensor *embeddings; /* to look ids up in */
+    struct bb_linear head;          /* the same numbers, perhaps in another form */
     int32_t start_token;
     struct bb_search_params defaults;
     bool max_is_new, min_is_new; /* the checkpoint sets max_new_tokens, min_new_tokens: these go
                                     before a max_length and min_length that is asked for */
     struct bb_tokenizer *tokenizer;
     char name[128];
-    uint64_t bytes; /* of the weights in memory */
-    struct ggml_context *context;
-    ggml_backend_buffer_t buffer;
+    uint64_t bytes;     /* of the weights in memory */
+    struct bb_weights { /* by the kind of memory that they are in */
+        struct ggml_context *context;
+        ggml_backend_buffer_t buffer;
+    } plain, extra;
 };
 
 /* Loads into the memory of a backend.  ERR_NOT_FOUND, ERR_INVALID, ERR_UNSUPPORTED, ERR_NOMEM;
