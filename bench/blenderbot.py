@@ -244,10 +244,9 @@ def report_pairs(report, found, speeds, versions):
     for group in GROUPS:
         for case in group.cases:
             samples = found[case.name]
-            note = (f"{statistics.median(samples.ours):.1f} and {statistics.median(samples.peer):.1f} "
-                    f"tok/s, median of {len(samples.ratio)} pairs; ours reads "
-                    f"{statistics.median(samples.read):.1f} GB/s, "
-                    f"{100 * statistics.median(samples.read) / speed:.0f}% of the memory's")
+            ours, peer, read = map(statistics.median, (samples.ours, samples.peer, samples.read))
+            note = (f"{ours:.1f} and {peer:.1f} tok/s, median of {len(samples.ratio)} pairs; ours "
+                    f"reads {read:.1f} GB/s, {100 * read / speed:.0f}% of the memory's")
             if case.kind == "f32":
                 note += f"; {samples.same} of {group.prompts * len(samples.ratio)} replies the same"
             report.add(f"{case.name} ÷ Hugging Face f32", statistics.median(samples.ratio), "",
@@ -261,8 +260,9 @@ def report_pairs(report, found, speeds, versions):
 def report_peaks(report, sides):
     names = {"f32 × 8": "f32, eight slots"}
     for kind, engine in sides.engines.items():
-        report.add(f"peak memory: engine, {names.get(kind, kind + ', one slot')}", engine.peak_mib(),
-                   "MiB", None, "VmHWM, loading included")
+        name = names.get(kind, f"{kind}, one slot")
+        report.add(f"peak memory: engine, {name}", engine.peak_mib(), "MiB", None,
+                   "VmHWM, loading included")
     report.add("peak memory: Hugging Face, f32", sides.peer.peak_mib(), "MiB", None,
                "the same; the checkpoint's mapped file included")
 

@@ -5,7 +5,8 @@
 
 Needs torch and transformers (bench/requirements.txt).  The layout is a present save_pretrained():
 model.safetensors (f32, 1.4 GiB), config.json, generation_config.json, and the tokenizer's
-tokenizer.json, vocab.json and merges.txt.  Nothing is written where a whole checkpoint of this script is already.
+tokenizer.json, vocab.json and merges.txt.  Nothing is written where a whole checkpoint of this
+script is already.
 """
 
 import argparse
@@ -33,9 +34,9 @@ GENERATION = {"num_beams": 10, "length_penalty": 0.65, "min_length": 20, "max_le
               "eos_token_id": 2, "pad_token_id": 0, "decoder_start_token_id": 1,
               "forced_eos_token_id": 2}
 
-# How wide the weights are drawn.  Narrower ones (0.02) leave the embedding of the last token so much
-# weight that every reply is one word over and over; and the scores would be nearly the same for all
-# tokens, which no trained model's are: hence the last norm's weight.
+# How wide the weights are drawn.  With narrower ones (0.02) the embedding of the last token decides,
+# and every reply is one word over and over; and the scores would be nearly the same for all tokens,
+# which no trained model's are: hence the last norm's weight.
 WIDTH, LAST_NORM = 0.07, 4.0
 
 

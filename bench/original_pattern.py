@@ -4,9 +4,9 @@
     bench/original_pattern.py CHECKPOINT --workers N --threads N --prompts FILE
 
 A worker does what the original's does: get(timeout=1), tokenize, generate() with the checkpoint's
-defaults and 100 to 127 new tokens (the original asks for 300, which the model's 128 positions do not
-hold), batch_decode, put.  The clock runs from the first prompt put, with all models loaded, to the last
-reply taken.  One JSON object on stdout; tokens without start and end token.
+defaults and 100 to 127 new tokens (the original asks for 300, which the model's 128 positions do
+not hold), batch_decode, put.  The clock runs from the first prompt put, with all models loaded, to
+the last reply taken.  One JSON object on stdout; tokens without start and end token.
 """
 
 import argparse
@@ -29,7 +29,7 @@ class InfWorker:
             try:
                 prompt, number = self.q_in.get(timeout=1)
             except queue.Empty:
-                if self.end_ev.is_set():
+                if self.end_ev.is_set() or not multiprocessing.parent_process().is_alive():
                     break
                 continue
             reply, tokens = self._respond(prompt, model, tokenizer)
