@@ -291,7 +291,7 @@ def reference():
 
 
 def measure_small(args, folder, kind):
-    """({mode: [is it the reference's, …]}, -log p of the reference's default replies, their tokens)"""
+    """({mode: [is it the reference's, …]}, -log p of the reference's default replies, tokens)"""
     same, tokens, loss = collections.defaultdict(list), 0, 0.0
     for name, rows in reference().items():
         gguf = convert(FIXTURES / name, folder / f"{name}.gguf", kind)

@@ -38,12 +38,14 @@ class Report:
     def table(self):
         lines = ["| measure | measured | aim | | how |", "|---|---|---|---|---|"]
         for row in self.rows:
-            aim = "" if row["aim"] is None else f"{'≥' if row['aim_is'] == 'least' else '≤'} {row['aim']:g}"
+            sign = "≥" if row["aim_is"] == "least" else "≤"
+            aim = "" if row["aim"] is None else f"{sign} {row['aim']:g}"
             word = {None: "", True: "met", False: "**missed**"}[row["met"]]
             unit = "" if row["unit"] in ("", "%") else " " + row["unit"]
             percent = " %" if row["unit"] == "%" else ""
             lines.append(f"| {row['measure']} | {shown(row['value'])}{percent}{unit} | "
-                         f"{aim}{percent if aim else ''}{unit if aim else ''} | {word} | {row['note']} |")
+                         f"{aim}{percent if aim else ''}{unit if aim else ''} | {word} | "
+                         f"{row['note']} |")
         return "\n".join(lines)
 
 
