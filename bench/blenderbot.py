@@ -124,8 +124,8 @@ class Program:
         self.process.wait(60)
 
 
-def open_engine(args, gguf, slots):
-    return Program(args.build / "bench" / "blenderbot_bench", gguf, slots, THREADS)
+def open_engine(args, gguf, slots, threads=THREADS):
+    return Program(args.build / "bench" / "blenderbot_bench", gguf, slots, threads)
 
 
 # ---- what a request must read ----
@@ -291,35 +291,38 @@ def reference():
 
 
 def measure_small(args, folder, kind):
-    """({mode: [is it the reference's, …]}, -log p of the reference's default replies, tokens)"""
-    same, tokens, loss = collections.defaultdict(list), 0, 0.0
+    """({mode: [is it the reference's, …]}, {mode: [-log p of the reference's replies, tokens]})"""
+    same, losses = collections.defaultdict(list), {"default": [0.0, 0], "full": [0.0, 0]}
     for name, rows in reference().items():
         gguf = convert(FIXTURES / name, folder / f"{name}.gguf", kind)
-        with open_engine(args, gguf, 1) as engine:
+        with open_engine(args, gguf, 1, threads=1) as engine:  # too small for more
             for text, mode, params, ids in rows:
                 same[mode].append(engine.ask(prompts=[text], params=params)["ids"][0] == ids)
-            more, some = nats(engine, [(text, ids) for text, mode, _, ids in rows
-                                       if mode == "default"])
-            loss += more
-            tokens += some
-    return same, loss, tokens
+            for wanted, sums in losses.items():
+                loss, tokens = nats(engine, [(text, ids) for text, mode, _, ids in rows
+                                             if mode == wanted])
+                sums[0] += loss
+                sums[1] += tokens
+    return same, losses
 
 
 def report_small(report, args):
     say("the small models, quantised")
-    base = 0.0
+    base = None
     with tempfile.TemporaryDirectory(prefix="wyvern-bench-") as folder:
         for kind in ("f32", "f16", "q8_0", "q4_0"):
-            same, loss, tokens = measure_small(args, pathlib.Path(folder), kind)
-            each = loss / tokens
-            base = each if kind == "f32" else base
+            same, losses = measure_small(args, pathlib.Path(folder), kind)
+            each = {mode: loss / tokens for mode, (loss, tokens) in losses.items()}
+            base = base or each
             hits = [hit for mode in same.values() for hit in mode]
             modes = ", ".join(f"{mode} {sum(own)}" for mode, own in same.items())
+            loss = ", ".join(f"{mode} {each[mode] - base[mode]:+.4f}" for mode in each)
+            if kind == "f32":
+                loss = ", ".join(f"{mode} {each[mode]:.4f} its own" for mode in each)
             report.add(f"small trained models, {kind}: reference outputs token for token",
                        100 * statistics.mean(hits), "%", 100 if kind == "f32" else None,
                        f"{sum(hits)} of {len(hits)} (of {len(same['default'])} each: {modes}); loss "
-                       f"against f32 {each - base:+.4f} nats a token, over the {tokens} tokens of "
-                       f"the default replies, where f32 has {base:.4f}", least=True,
+                       f"against f32, nats a token of the reference's replies: {loss}", least=True,
                        samples=[{"same": {m: sum(own) for m, own in same.items()}, "nats": each}])
 
 
