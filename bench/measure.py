@@ -6,7 +6,6 @@ number of samples.  A table goes to stdout, progress to stderr, --json FILE take
 """
 
 import argparse
-import contextlib
 import json
 import os
 import pathlib
@@ -20,65 +19,15 @@ import tempfile
 import threading
 import time
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
+import httpx
 
-import httpx  # noqa: E402
-import processes  # noqa: E402
-from harness import MODEL, WYVERN, Service, free_ports, run_json  # noqa: E402
+import blenderbot
+import processes
+from common import ROOT, Report, load, prompts_file, say, service
+from harness import MODEL, WYVERN, Service, free_ports, run_json
 
 REPLY = 200    # tokens of a reply where speed is measured: the mean of the original's 100 to 300
 STEP_MS = 20   # of the fake model where CPU is measured: what a worker with 16 slots needs
-
-
-def say(text):
-    print(f"bench: {text}", file=sys.stderr, flush=True)
-
-
-class Report:
-    def __init__(self):
-        self.rows = []
-
-    def add(self, measure, value, unit, aim, note="", least=False, samples=None):
-        """aim None: told, not judged."""
-        verdict = None if aim is None else (value >= aim if least else value <= aim)
-        self.rows.append({"measure": measure, "value": value, "unit": unit, "aim": aim,
-                          "aim_is": "least" if least else "most", "met": verdict, "note": note,
-                          "samples": samples if samples is not None else [value]})
-        word = {None: "", True: "met", False: "MISSED"}[verdict]
-        say(f"{measure}: {value:.3g} {unit} {word} {note}".rstrip())
-
-    def table(self):
-        lines = ["| measure | measured | aim | | how |", "|---|---|---|---|---|"]
-        for row in self.rows:
-            aim = "" if row["aim"] is None else f"{'≥' if row['aim_is'] == 'least' else '≤'} {row['aim']:g}"
-            word = {None: "", True: "met", False: "**missed**"}[row["met"]]
-            unit = "" if row["unit"] in ("", "%") else " " + row["unit"]
-            percent = " %" if row["unit"] == "%" else ""
-            lines.append(f"| {row['measure']} | {row['value']:.3g}{percent}{unit} | "
-                         f"{aim}{percent if aim else ''}{unit if aim else ''} | {word} | {row['note']} |")
-        return "\n".join(lines)
-
-
-@contextlib.contextmanager
-def service(**options):
-    with tempfile.TemporaryDirectory(prefix="wyvern-bench-") as folder:
-        up = Service(folder, **options)
-        try:
-            yield up.wait_ready(180)
-            up.stop(120)
-        finally:
-            up.kill()
-
-
-def load(up, *arguments, timeout=3600):
-    return run_json("load", "--quiet", "--url", up.url, "--json", *arguments, timeout=timeout)
-
-
-def prompts_file(up, lines):
-    path = up.state_dir / "bench-prompts.txt"
-    path.write_text("".join(line + "\n" for line in lines))
-    return path
 
 
 # ---- 105 prompts over four workers on two nodes ----
@@ -362,7 +311,8 @@ def measure_cpu_real(report, args):
 
 MEASURES = {"shares": measure_shares, "makespan": measure_makespan, "rate": measure_rate,
             "claim": measure_claim, "start": measure_start, "cpu": measure_cpu,
-            "cpu-real": measure_cpu_real}
+            "cpu-real": measure_cpu_real, "blenderbot": blenderbot.measure,
+            "blenderbot-service": blenderbot.measure_service}
 
 
 def main():
@@ -373,6 +323,7 @@ def main():
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=200)
+    blenderbot.add_options(parser)
     parser.add_argument("--json", metavar="FILE")
     args = parser.parse_args()
     args.peer = args.peer or str(args.build / "peers" / "llama-batched-bench")

@@ -4,6 +4,7 @@ torch; and a GGUF reader that shares nothing with ggml's."""
 import collections
 import io
 import json
+import mmap
 import pickle
 import shutil
 import struct
@@ -186,7 +187,8 @@ class Gguf:
               8: (32, 34), 12: (256, 144), 13: (256, 176), 14: (256, 210), 30: (1, 2)}
 
     def __init__(self, path):
-        self.data, self.at = path.read_bytes(), 4
+        with path.open("rb") as file:
+            self.data, self.at = memoryview(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)), 4
         assert self.data[:4] == b"GGUF" and self.take("I") == 3
         tensors, keys = self.take("Q"), self.take("Q")
         self.keys = {self.text(): self.value(self.take("I")) for _ in range(keys)}
@@ -215,7 +217,7 @@ class Gguf:
     def text(self):
         size = self.take("Q")
         self.at += size
-        return self.data[self.at - size:self.at].decode()
+        return bytes(self.data[self.at - size:self.at]).decode()
 
     def value(self, kind):
         if kind == 8:
