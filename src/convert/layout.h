@@ -18,8 +18,8 @@ struct placing {
     char name[64]; /* in the GGUF */
     enum placing_kind kind;
     unsigned dims;
-    int64_t ne[2]; /* row first, as ggml has it */
-    const struct tensor *tensor;
+    int64_t ne[2];               /* row first, as ggml has it */
+    const struct tensor *tensor; /* NULL: all zero */
 };
 
 struct layout {
@@ -30,7 +30,7 @@ struct layout {
 };
 
 /* ERR_INVALID: a tensor is missing or has another shape; ERR_UNSUPPORTED: another number type. */
-MUST_USE enum err layout_make(struct layout *out, const struct checkpoint *checkpoint,
+MUST_USE enum err layout_make(struct layout *out, struct checkpoint *checkpoint,
                               const struct hf_config *config);
 void layout_done(struct layout *layout);
 

@@ -86,13 +86,14 @@ const struct engine_info *engine_info(const struct engine *engine)
     return &engine->info;
 }
 
-static enum err check_params(const struct engine_params *params)
+static enum err check_params(const struct engine *engine, const struct engine_params *params)
 {
     if (params->max_tokens < -1 || params->max_tokens == 0)
         return err_set(ERR_INVALID, "max_tokens must be at least 1");
     if (params->min_tokens < -1)
         return err_set(ERR_INVALID, "min_tokens must not be negative");
-    if (params->max_tokens > 0 && params->min_tokens > params->max_tokens)
+    bool search = engine->ops == &blenderbot_ops; /* as the original: the longest counts */
+    if (!search && params->max_tokens > 0 && params->min_tokens > params->max_tokens)
         return err_set(ERR_INVALID, "min_tokens (%d) is more than max_tokens (%d)",
                        params->min_tokens, params->max_tokens);
     if (!isnan(params->temperature) && (params->temperature < 0 || !isfinite(params->temperature)))
@@ -132,7 +133,7 @@ static enum err check_request(const struct engine_request *request)
         if (!utf8_is_valid(message->content, strlen(message->content)))
             return err_set(ERR_INVALID, "messages[%zu].content is not valid UTF-8", i);
     }
-    return check_params(&request->params);
+    return check_params(engine, &request->params);
 }
 
 enum err engine_start(struct engine *engine, const struct engine_request *request)

@@ -21,7 +21,7 @@
 
 static bool is_end(const struct bb_engine *engine, int32_t token)
 {
-    return token == engine->model.defaults.end;
+    return bb_token_set_has(&engine->model.defaults.ends, token);
 }
 
 static enum err say_token(struct bb_engine *engine, struct bb_sequence *seq, int32_t token)
@@ -329,11 +329,13 @@ static enum err say_settled(struct bb_engine *engine, struct bb_sequence *seq)
             break; /* it says that it ends */
         err = say_token(engine, seq, token);
     }
+    if (err == ERR_OK && search->ended)
+        err = emit_end(&seq->emit);
     if (seq->emit.stopped) {
         seq->finish = ENGINE_FINISH_STOP;
     } else if (search->ended) {
         bool full = from->length >= search->params.max_length;
-        bool forced = search->params.forced_last != BB_NO_TOKEN;
+        bool forced = search->params.forced_last.count > 0;
         bool end = is_end(engine, from->tokens[from->length - 1]);
         seq->finish = full && (forced || !end) ? ENGINE_FINISH_LENGTH : ENGINE_FINISH_STOP;
     }

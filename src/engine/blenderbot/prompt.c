@@ -100,5 +100,5 @@ enum err bb_prompt_ids(const struct bb_engine *engine, const struct engine_reque
         buf_consume(out, (count - room) * sizeof(int32_t));
     count = out->len / sizeof(int32_t);
     *truncated = all > count ? all - count : cut > 0;
-    return buf_append(out, &engine->model.defaults.end, sizeof engine->model.defaults.end);
+    return buf_append(out, &engine->model.prompt_end, sizeof engine->model.prompt_end);
 }

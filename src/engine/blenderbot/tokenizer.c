@@ -8,6 +8,7 @@
 
 #define TOKEN_MAX  512 /* bytes of one token as the file spells it */
 #define TYPE_PLAIN 1   /* tokenizer.ggml.token_type: an ordinary token */
+#define TYPE_ADDED 4   /* one that was added, and is text */
 #define NO_RANK    SIZE_MAX
 
 /* White space is spelt out: what PCRE2 and Unicode hold for it differs by one character. */
@@ -66,7 +67,9 @@ static size_t write_char(unsigned letter, char out[3])
     return 2;
 }
 
-/* The bytes behind a spelling; what is not of the alphabet stands for itself.  out has room. */
+/* The bytes behind a spelling; one that is not all of the alphabet stands for itself.  out has
+ * room.
+ */
 static size_t read_spelling(const unsigned *letters, const char *spelt, char *out)
 {
     size_t len = strlen(spelt), made = 0;
@@ -83,7 +86,8 @@ static size_t read_spelling(const unsigned *letters, const char *spelt, char *ou
             out[made++] = (char)byte;
             i += two ? 2 : 1;
         } else {
-            out[made++] = spelt[i++];
+            memcpy(out, spelt, len);
+            return len;
         }
     }
     return made;
@@ -166,7 +170,8 @@ static enum err read_tokens(struct bb_tokenizer *tok, const struct gguf_context 
         token->text = malloc(len + 1);
         if (token->spelt == NULL || token->text == NULL)
             return err_set(ERR_NOMEM, "out of memory");
-        token->len = types[i] == TYPE_PLAIN ? read_spelling(letters, spelt, token->text) : 0;
+        bool is_text = types[i] == TYPE_PLAIN || types[i] == TYPE_ADDED;
+        token->len = is_text ? read_spelling(letters, spelt, token->text) : 0;
         if (token->len > tok->longest)
             tok->longest = token->len;
         tok->by_spelling[i] = (int32_t)i;
