@@ -116,7 +116,7 @@ static bool is_role(const char *role)
            strcmp(role, "assistant") == 0;
 }
 
-static enum err check_request(const struct engine_request *request)
+static enum err check_request(const struct engine *engine, const struct engine_request *request)
 {
     if (request->messages == NULL) {
         if (request->raw_prompt == NULL || request->raw_prompt[0] == '\0')
@@ -138,7 +138,7 @@ static enum err check_request(const struct engine_request *request)
 
 enum err engine_start(struct engine *engine, const struct engine_request *request)
 {
-    enum err err = check_request(request);
+    enum err err = check_request(engine, request);
     if (err == ERR_OK && request->params.search != NULL && engine->ops != &blenderbot_ops)
         err = err_set(ERR_INVALID, "num_beams and the like are not for a model of this kind");
     return err == ERR_OK ? engine->ops->start(engine, request) : err;
@@ -167,6 +167,6 @@ enum err engine_step(struct engine *engine, struct engine_event *events, size_t 
 enum err engine_tokenize(struct engine *engine, const struct engine_request *request, int32_t **ids,
                          size_t *count)
 {
-    enum err err = check_request(request);
+    enum err err = check_request(engine, request);
     return err == ERR_OK ? engine->ops->tokenize(engine, request, ids, count) : err;
 }
