@@ -325,8 +325,10 @@ static enum err say_settled(struct bb_engine *engine, struct bb_sequence *seq)
     enum err err = ERR_OK;
     for (; err == ERR_OK && seq->said < settled && !seq->emit.stopped; seq->said++) {
         int32_t token = from->tokens[seq->said];
-        if (is_end(engine, token) && seq->said + 1 == from->length && search->ended)
-            break; /* it says that it ends */
+        size_t len;
+        bb_tokenizer_text(engine->model.tokenizer, token, &len);
+        if (len == 0 && is_end(engine, token) && seq->said + 1 == from->length && search->ended)
+            break; /* it only says that it ends */
         err = say_token(engine, seq, token);
     }
     if (err == ERR_OK && search->ended)

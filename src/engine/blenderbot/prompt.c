@@ -28,16 +28,18 @@ static enum err join_turns(const struct turns *turns, struct buf *text)
     if (turns->count == 1)
         return buf_append_text(text, turns->messages[0].content);
     enum err err = ERR_OK;
+    bool any = false;
     for (size_t i = 0; i < turns->count && err == ERR_OK; i++) {
         if (!is_kept(turns, i))
             continue;
         const struct engine_message *message = &turns->messages[i];
-        if (text->len > 0)
+        if (any)
             err = buf_append_text(text, "  ");
         if (err == ERR_OK && strcmp(message->role, "user") == 0)
             err = buf_append_text(text, " ");
         if (err == ERR_OK)
             err = buf_append_text(text, message->content);
+        any = true;
     }
     return err;
 }
