@@ -192,18 +192,19 @@ static enum err write_tensor(struct conversion *conversion, const struct placing
     uint64_t block = width < BLOCK_ELEMENTS ? BLOCK_ELEMENTS / width : 1;
     size_t row_size = ggml_row_size(type, placing->ne[0]), written = 0;
 
-    if (block > rows || !placing->tensor->contiguous)
+    if (block > rows || (placing->tensor != NULL && !placing->tensor->contiguous))
         block = rows;
-    float *values = malloc(block * width * sizeof *values);
+    float *values = calloc(block * width, sizeof *values);
     char *packed = malloc(block * row_size);
     enum err err = values == NULL || packed == NULL
-                       ? err_set(ERR_NOMEM, "out of memory for tensor %s", placing->tensor->name)
+                       ? err_set(ERR_NOMEM, "out of memory for tensor %s", placing->name)
                        : ERR_OK;
     for (uint64_t row = 0; err == ERR_OK && row < rows; row += block) {
         uint64_t count = rows - row < block ? rows - row : block;
-        err = checkpoint_read(conversion->checkpoint, placing->tensor, row * width, count * width,
-                              values);
-        if (err == ERR_OK)
+        if (placing->tensor != NULL)
+            err = checkpoint_read(conversion->checkpoint, placing->tensor, row * width,
+                                  count * width, values);
+        if (err == ERR_OK && placing->tensor != NULL)
             err = check_values(values, count * width, type, placing->tensor->name);
         if (err != ERR_OK)
             break;
@@ -251,13 +252,15 @@ static enum err write_file(struct conversion *conversion)
     return err;
 }
 
-static void fill_report(const struct conversion *conversion, struct convert_report *report)
+static void fill_report(const struct conversion *conversion, const struct hf_config *config,
+                        struct convert_report *report)
 {
     *report = (struct convert_report){.bytes = conversion->done,
                                       .tensors = (unsigned)conversion->layout.count,
                                       .left_out = (unsigned)conversion->layout.left_out,
                                       .type = conversion->type->name};
     snprintf(report->first_left, sizeof report->first_left, "%s", conversion->layout.first_left);
+    snprintf(report->ignored, sizeof report->ignored, "%s", config->ignored);
 }
 
 enum err convert_checkpoint(const char *folder, const char *out_path, const char *type,
@@ -295,7 +298,7 @@ enum err convert_checkpoint(const char *folder, const char *out_path, const char
     if (err == ERR_OK)
         err = write_file(&conversion);
     if (err == ERR_OK)
-        fill_report(&conversion, report);
+        fill_report(&conversion, &config, report);
 out:
     layout_done(&conversion.layout);
     checkpoint_free(conversion.checkpoint);

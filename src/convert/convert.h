@@ -27,6 +27,7 @@ struct convert_report {
     unsigned tensors;    /* written */
     unsigned left_out;   /* tensors of the checkpoint that the model has no place for */
     char first_left[64]; /* the first of them */
+    char ignored[96];    /* settings for sampling that are not followed, by name */
     const char *type;    /* weight type, static */
 };
 

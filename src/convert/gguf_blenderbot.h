@@ -16,16 +16,20 @@
  *   blenderbot.{encoder,decoder}.feed_forward_length u32
  *   blenderbot.attention.layer_norm_epsilon f32               1e-5, as published (not in configs)
  *   blenderbot.activation_function str     as config.json has it, one of: gelu gelu_python (erf);
- *                                          gelu_new gelu_fast gelu_pytorch_tanh (tanh); relu; silu
- *                                          swish (the same)
+ *                                          gelu_new gelu_fast gelu_accurate gelu_pytorch_tanh
+ *                                          gelu_python_tanh (tanh); relu; silu swish (the same)
  *   blenderbot.scale_embedding bool        token embeddings × √embedding_length
  *   blenderbot.decoder_start_token_id u32
  *   blenderbot.generation.NAME             defaults of generate; a key is absent where the
- * checkpoint does not set it (null is not set).  NAME and type: u32   num_beams
- * no_repeat_ngram_size encoder_no_repeat_ngram_size min_length min_new_tokens max_length
- * max_new_tokens top_k num_return_sequences forced_bos_token_id forced_eos_token_id f32
- * length_penalty repetition_penalty temperature top_p bool  do_sample str   early_stopping: "true"
- * "false" "never"
+ *                                          checkpoint does not set it (null is not set).  NAME:
+ *     u32   num_beams num_return_sequences no_repeat_ngram_size encoder_no_repeat_ngram_size
+ *           min_length min_new_tokens max_length max_new_tokens top_k forced_bos_token_id
+ *     f32   length_penalty repetition_penalty encoder_repetition_penalty temperature top_p
+ *     bool  do_sample remove_invalid_values renormalize_logits
+ *     str   early_stopping: "true" "false" "never"
+ *     [i32] eos_token_id: what ends a reply, at most 8, possibly none; where the key is absent:
+ *           the tokenizer's.  suppress_tokens begin_suppress_tokens; bad_words_ids: one word behind
+ *           the other, each ended by −1.  forced_eos_token_id: u32, or [i32] where it is several
  *
  * Tokenizer (byte-level BPE)
  *   tokenizer.ggml.model "gpt2"; tokenizer.ggml.pre "gpt-2"
@@ -34,7 +38,8 @@
  *                                          leaves out are "[UNUSEDid]", type 5, and read as nothing
  *   tokenizer.ggml.token_type [i32]        1 normal, 2 unknown, 3 control, 4 added, 5 unused
  *   tokenizer.ggml.merges [str]            "left right", best first
- *   tokenizer.ggml.{bos,eos,padding,unknown}_token_id u32     unknown: absent where there is none
+ *   tokenizer.ggml.{bos,eos,padding,unknown}_token_id u32     eos: what follows a prompt.
+ *                                          unknown: absent where there is none
  *   tokenizer.ggml.add_space_prefix bool   tokenizer.ggml.add_bos_token false
  *   tokenizer.ggml.add_eos_token true
  *

@@ -4,11 +4,18 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Names of the one matrix that is embedding of both sides and output; the first that is there
- * counts, as the others are tied to it. */
-static const char *const embedding_names[] = {
-    "model.shared.weight", "model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight",
-    "lm_head.weight"};
+#define BLOCK_ELEMENTS (1u << 18) /* matrices are compared in blocks of about this size */
+
+/* Names of the one matrix that is embedding of both sides and output.  The first that is there
+ * counts; the others have to be the same. */
+static const struct {
+    const char *name;
+    bool outside; /* of "model." */
+} embedding_names[] = {{"shared.weight", false},
+                       {"encoder.embed_tokens.weight", false},
+                       {"decoder.embed_tokens.weight", false},
+                       {"lm_head.weight", true}};
+#define EMBEDDING_NAMES (sizeof embedding_names / sizeof *embedding_names)
 
 /* A linear layer or a norm of a block. */
 static const struct part_row {
@@ -32,8 +39,9 @@ static const struct part_row {
 
 struct maker {
     struct layout layout;
-    const struct checkpoint *checkpoint;
+    struct checkpoint *checkpoint;
     const struct hf_config *config;
+    const char *prefix; /* "model.", or nothing where the model was saved without its head */
 };
 
 static void shape_text(char *out, size_t cap, const struct tensor *tensor)
@@ -53,6 +61,20 @@ static bool has_shape(const struct tensor *tensor, unsigned dims, const int64_t 
                tensor->shape[1] == (uint64_t)ne[0];
     return (tensor->dims == 1 && tensor->shape[0] == (uint64_t)ne[0]) ||
            (tensor->dims == 2 && tensor->shape[0] == 1 && tensor->shape[1] == (uint64_t)ne[0]);
+}
+
+static enum err add_placing(struct layout *layout, const struct placing *placing)
+{
+    if (layout->count == layout->cap) {
+        size_t cap = layout->cap > 0 ? layout->cap * 2 : 128;
+        struct placing *items = realloc(layout->items, cap * sizeof *items);
+        if (items == NULL)
+            return err_set(ERR_NOMEM, "out of memory");
+        layout->items = items;
+        layout->cap = cap;
+    }
+    layout->items[layout->count++] = *placing;
+    return ERR_OK;
 }
 
 static enum err place(struct maker *maker, const struct placing *wanted, const char *theirs)
@@ -75,18 +97,8 @@ static enum err place(struct maker *maker, const struct placing *wanted, const c
     if (placing.tensor->dtype == DTYPE_OTHER)
         return err_set(ERR_UNSUPPORTED, "tensor %s holds %s: only f32, f16 and bf16 are read",
                        theirs, placing.tensor->dtype_name);
-    if (layout->count == layout->cap) {
-        size_t cap = layout->cap > 0 ? layout->cap * 2 : 128;
-        struct placing *items = realloc(layout->items, cap * sizeof *items);
-        if (items == NULL)
-            return err_set(ERR_NOMEM, "out of memory");
-        layout->items = items;
-        layout->cap = cap;
-    }
-    layout->items[layout->count++] = placing;
-    return ERR_OK;
+    return add_placing(layout, &placing);
 }
-
 static enum err place_vector(struct maker *maker, const char *ours, const char *theirs, int64_t len)
 {
     struct placing placing = {.kind = PLACING_EXACT, .dims = 1, .ne = {len, 1}};
@@ -133,8 +145,8 @@ static enum err place_block(struct maker *maker, bool decoder, uint32_t block)
         if (row->cross && !decoder)
             continue;
         snprintf(ours, sizeof ours, "%s.blk.%u.%s", decoder ? "dec" : "enc", block, row->ours);
-        snprintf(theirs, sizeof theirs, "model.%s.layers.%u.%s", decoder ? "decoder" : "encoder",
-                 block, row->theirs);
+        snprintf(theirs, sizeof theirs, "%s%s.layers.%u.%s", maker->prefix,
+                 decoder ? "decoder" : "encoder", block, row->theirs);
         bool up = strcmp(row->ours, "ffn_up") == 0, down = strcmp(row->ours, "ffn_down") == 0;
         enum err err = place_pair(maker, ours, theirs,
                                   row->norm ? 0
@@ -155,7 +167,7 @@ static enum err place_side(struct maker *maker, bool decoder)
     char our_name[64], their_name[112];
 
     snprintf(our_name, sizeof our_name, "%s.position_embd.weight", ours);
-    snprintf(their_name, sizeof their_name, "model.%s.embed_positions.weight", theirs);
+    snprintf(their_name, sizeof their_name, "%s%s.embed_positions.weight", maker->prefix, theirs);
     enum err err =
         place_matrix(maker, PLACING_EXACT, our_name, their_name, config->width, config->positions);
     for (uint32_t i = 0; err == ERR_OK && i < blocks; i++)
@@ -163,60 +175,132 @@ static enum err place_side(struct maker *maker, bool decoder)
     if (err != ERR_OK)
         return err;
     snprintf(our_name, sizeof our_name, "%s.output_norm", ours);
-    snprintf(their_name, sizeof their_name, "model.%s.layer_norm", theirs);
+    snprintf(their_name, sizeof their_name, "%s%s.layer_norm", maker->prefix, theirs);
     return place_pair(maker, our_name, their_name, 0, config->width);
 }
 
-static const char *embedding_name(const struct checkpoint *checkpoint)
+static const struct tensor *find_embedding(const struct maker *maker, size_t i, char name[64])
 {
-    size_t count = sizeof embedding_names / sizeof *embedding_names, i = 0;
-
-    while (i < count && checkpoint_find(checkpoint, embedding_names[i]) == NULL)
-        i++;
-    return embedding_names[i < count ? i : 0];
+    snprintf(name, 64, "%s%s", embedding_names[i].outside ? "" : maker->prefix,
+             embedding_names[i].name);
+    return checkpoint_find(maker->checkpoint, name);
 }
 
 static enum err place_embedding(struct maker *maker)
 {
-    return place_matrix(maker, PLACING_EMBEDDING, "token_embd.weight",
-                        embedding_name(maker->checkpoint), maker->config->width,
+    char name[64];
+    size_t i = 0;
+
+    while (i < EMBEDDING_NAMES && find_embedding(maker, i, name) == NULL)
+        i++;
+    find_embedding(maker, i < EMBEDDING_NAMES ? i : 0, name);
+    return place_matrix(maker, PLACING_EMBEDDING, "token_embd.weight", name, maker->config->width,
                         maker->config->vocab);
 }
 
-enum err layout_check_vocab(const struct checkpoint *checkpoint, const struct hf_config *config)
+/* Old checkpoints may lack it: all zero then. */
+static enum err place_output_bias(struct maker *maker)
 {
-    struct maker maker = {.checkpoint = checkpoint, .config = config};
-    const struct tensor *found = checkpoint_find(checkpoint, embedding_name(checkpoint));
+    if (checkpoint_find(maker->checkpoint, "final_logits_bias") != NULL)
+        return place_vector(maker, "output.bias", "final_logits_bias", maker->config->vocab);
+    struct placing placing = {.kind = PLACING_EXACT, .dims = 1, .ne = {maker->config->vocab, 1}};
+    snprintf(placing.name, sizeof placing.name, "output.bias");
+    return add_placing(&maker->layout, &placing);
+}
 
-    if (found != NULL && found->dims == 2 && found->shape[0] >= config->vocab)
-        return ERR_OK;
-    enum err err = place_embedding(&maker); /* says what is wrong with it */
-    layout_done(&maker.layout);
+/* ---- tied matrices ---- */
+
+/* A sum over all values of a matrix: other ones have another. */
+static enum err sum_matrix(struct checkpoint *checkpoint, const struct tensor *tensor,
+                           uint64_t *sum)
+{
+    uint64_t width = tensor->shape[1], height = tensor->shape[0], hash = 0xCBF29CE484222325u;
+    uint64_t block = width < BLOCK_ELEMENTS ? BLOCK_ELEMENTS / width : 1;
+    if (block > height || !tensor->contiguous)
+        block = height;
+    float *values = malloc(block * width * sizeof *values);
+    enum err err = values == NULL ? err_set(ERR_NOMEM, "out of memory") : ERR_OK;
+    for (uint64_t row = 0; err == ERR_OK && row < height; row += block) {
+        uint64_t count = (height - row < block ? height - row : block) * width;
+        err = checkpoint_read(checkpoint, tensor, row * width, count, values);
+        for (uint64_t i = 0; err == ERR_OK && i < count; i++) {
+            uint32_t bits;
+            float value = values[i] + 0.0f; /* −0 is 0 */
+            memcpy(&bits, &value, sizeof bits);
+            hash = (hash ^ bits) * 0x100000001B3u;
+            hash ^= hash >> 29;
+        }
+    }
+    free(values);
+    if (err == ERR_OK)
+        *sum = hash;
     return err;
 }
 
-/* What the checkpoint holds beyond the model: a copy of the tied matrix is none of that, unless its
- * shape is another. */
+static bool is_same_place(const struct tensor *a, const struct tensor *b)
+{
+    return a->part == b->part && a->entry == b->entry && a->offset == b->offset &&
+           a->dtype == b->dtype && a->contiguous && b->contiguous;
+}
+
+/* The model has one matrix for embeddings and output: a checkpoint with others is another model,
+ * whatever its config.json says. */
+static enum err check_tied(struct maker *maker)
+{
+    const struct placing *embedding = &maker->layout.items[0];
+    uint64_t wanted = 0, sum = 0;
+    bool summed = false;
+    for (size_t i = 0; i < EMBEDDING_NAMES; i++) {
+        char name[64];
+        const struct tensor *copy = find_embedding(maker, i, name);
+        enum err err = ERR_OK;
+        if (copy == NULL && !maker->config->tied)
+            return err_set(ERR_INVALID,
+                           "the checkpoint has no tensor %s, and tie_word_embeddings "
+                           "is false",
+                           name);
+        if (copy == NULL || copy == embedding->tensor)
+            continue;
+        if (!has_shape(copy, 2, embedding->ne))
+            return err_set(ERR_INVALID, "tensor %s has another shape than %s, to which it is tied",
+                           copy->name, embedding->tensor->name);
+        if (copy->dtype == DTYPE_OTHER)
+            return err_set(ERR_UNSUPPORTED, "tensor %s holds %s: only f32, f16 and bf16 are read",
+                           name, copy->dtype_name);
+        if (is_same_place(copy, embedding->tensor))
+            continue;
+        if (!summed)
+            err = sum_matrix(maker->checkpoint, embedding->tensor, &wanted);
+        summed = true;
+        if (err == ERR_OK)
+            err = sum_matrix(maker->checkpoint, copy, &sum);
+        if (err != ERR_OK)
+            return err;
+        if (sum != wanted)
+            return err_set(ERR_UNSUPPORTED,
+                           "tensor %s differs from %s: a matrix of its own is not supported",
+                           copy->name, embedding->tensor->name);
+    }
+    return ERR_OK;
+}
+
+/* What the checkpoint holds beyond the model; a copy of the tied matrix is none of that. */
 static enum err count_left_out(struct maker *maker)
 {
     const struct tensor_list *list = &maker->checkpoint->tensors;
-    const struct placing *embedding = &maker->layout.items[0];
     bool *taken = calloc(list->count + 1, sizeof *taken);
 
     if (taken == NULL)
         return err_set(ERR_NOMEM, "out of memory");
-    for (size_t i = 0; i < maker->layout.count; i++)
-        taken[maker->layout.items[i].tensor - list->items] = true;
-    for (size_t i = 0; i < sizeof embedding_names / sizeof *embedding_names; i++) {
-        const struct tensor *copy = checkpoint_find(maker->checkpoint, embedding_names[i]);
-        if (copy == NULL)
-            continue;
-        taken[copy - list->items] = true;
-        if (!has_shape(copy, 2, embedding->ne)) {
-            free(taken);
-            return err_set(ERR_INVALID, "tensor %s has another shape than %s, to which it is tied",
-                           copy->name, embedding->tensor->name);
-        }
+    for (size_t i = 0; i < maker->layout.count; i++) {
+        if (maker->layout.items[i].tensor != NULL)
+            taken[maker->layout.items[i].tensor - list->items] = true;
+    }
+    for (size_t i = 0; i < EMBEDDING_NAMES; i++) {
+        char name[64];
+        const struct tensor *copy = find_embedding(maker, i, name);
+        if (copy != NULL)
+            taken[copy - list->items] = true;
     }
     for (size_t i = 0; i < list->count; i++) {
         if (!taken[i] && maker->layout.left_out++ == 0)
@@ -227,14 +311,46 @@ static enum err count_left_out(struct maker *maker)
     return ERR_OK;
 }
 
-enum err layout_make(struct layout *out, const struct checkpoint *checkpoint,
+static bool has_prefix(const struct checkpoint *checkpoint)
+{
+    for (size_t i = 0; i < checkpoint->tensors.count; i++) {
+        if (strncmp(checkpoint->tensors.items[i].name, "model.", 6) == 0)
+            return true;
+    }
+    return false;
+}
+
+static struct maker make_maker(struct checkpoint *checkpoint, const struct hf_config *config)
+{
+    bool headless = checkpoint_find(checkpoint, "shared.weight") != NULL && !has_prefix(checkpoint);
+    return (struct maker){
+        .checkpoint = checkpoint, .config = config, .prefix = headless ? "" : "model."};
+}
+
+enum err layout_check_vocab(struct checkpoint *checkpoint, const struct hf_config *config)
+{
+    struct maker maker = make_maker(checkpoint, config);
+    const struct tensor *found = NULL;
+    char name[64];
+
+    for (size_t i = 0; i < EMBEDDING_NAMES && found == NULL; i++)
+        found = find_embedding(&maker, i, name);
+    if (found != NULL && found->dims == 2 && found->shape[0] >= config->vocab)
+        return ERR_OK;
+    enum err err = place_embedding(&maker); /* says what is wrong with it */
+    layout_done(&maker.layout);
+    return err;
+}
+
+enum err layout_make(struct layout *out, struct checkpoint *checkpoint,
                      const struct hf_config *config)
 {
-    struct maker maker = {.checkpoint = checkpoint, .config = config};
+    struct maker maker = make_maker(checkpoint, config);
     enum err err = place_embedding(&maker);
-
     if (err == ERR_OK)
-        err = place_vector(&maker, "output.bias", "final_logits_bias", config->vocab);
+        err = check_tied(&maker);
+    if (err == ERR_OK)
+        err = place_output_bias(&maker);
     if (err == ERR_OK)
         err = place_side(&maker, false);
     if (err == ERR_OK)

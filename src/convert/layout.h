@@ -18,8 +18,8 @@ struct placing {
     char name[64]; /* in the GGUF */
     enum placing_kind kind;
     unsigned dims;
-    int64_t ne[2]; /* row first, as ggml has it */
-    const struct tensor *tensor;
+    int64_t ne[2];               /* row first, as ggml has it */
+    const struct tensor *tensor; /* NULL: all zero */
 };
 
 struct layout {
@@ -30,12 +30,11 @@ struct layout {
 };
 
 /* ERR_INVALID: a tensor is missing or has another shape; ERR_UNSUPPORTED: another number type. */
-MUST_USE enum err layout_make(struct layout *out, const struct checkpoint *checkpoint,
+MUST_USE enum err layout_make(struct layout *out, struct checkpoint *checkpoint,
                               const struct hf_config *config);
 void layout_done(struct layout *layout);
 /* ERR_INVALID: the embedding has no rows for so many tokens as config.json claims.  (More rows are
  * found by layout_make: the vocabulary's own files may say better what is wrong.) */
-MUST_USE enum err layout_check_vocab(const struct checkpoint *checkpoint,
-                                     const struct hf_config *config);
+MUST_USE enum err layout_check_vocab(struct checkpoint *checkpoint, const struct hf_config *config);
 
 #endif

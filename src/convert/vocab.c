@@ -45,13 +45,13 @@ static enum err read_files(struct vocab *vocab)
         err = read_if_there(&vocab->added, folder, "added_tokens.json");
     if (err != ERR_OK)
         return err;
+    json_t *model = json_object_get(vocab->tokenizer, "model");
     if (files_exists(folder, "vocab.json") && files_exists(folder, "merges.txt")) {
         err = files_read_json(&vocab->words, folder, "vocab.json");
-        return err == ERR_OK
-                   ? files_read(&vocab->merges_text, folder, "merges.txt", FILES_JSON_LIMIT)
-                   : err;
+        if (err == ERR_OK)
+            err = files_read(&vocab->merges_text, folder, "merges.txt", FILES_JSON_LIMIT);
+        return err;
     }
-    json_t *model = json_object_get(vocab->tokenizer, "model");
     if (model == NULL)
         return err_set(ERR_NOT_FOUND,
                        "%s holds no vocabulary: neither vocab.json with merges.txt nor "
@@ -106,7 +106,7 @@ static enum err put_all_added(struct vocab *vocab)
 
     json_object_foreach(vocab->added, key, row)
     {
-        err = put_added(vocab, key, row, true);
+        err = put_added(vocab, key, row, false); /* special ones have a role, see below */
         if (err != ERR_OK)
             return err;
     }
@@ -161,8 +161,23 @@ static const char *role_text(const struct vocab *vocab, const char *role)
     return NULL;
 }
 
-/* Tokens with a role are never text. */
-static void mark_roles(struct vocab *vocab, struct gguf_context *gguf)
+/* Other tokens that are never text. */
+static void mark_extra(struct vocab *vocab, const json_t *list)
+{
+    const json_t *row;
+    size_t i;
+    json_array_foreach(list, i, row)
+    {
+        const char *text =
+            json_is_string(row) ? json_string_value(row) : json_text(row, "content", "");
+        uint32_t id;
+        if (find_token(vocab, text, &id))
+            vocab->types[id] = TYPE_CONTROL;
+    }
+}
+
+/* Tokens with a role are never text.  *end: the tokenizer's end token, where it has one. */
+static void mark_roles(struct vocab *vocab, struct gguf_context *gguf, uint32_t *end)
 {
     static const char *const roles[][2] = {{"bos_token", "<s>"},   {"eos_token", "</s>"},
                                            {"pad_token", "<pad>"}, {"sep_token", "</s>"},
@@ -178,7 +193,12 @@ static void mark_roles(struct vocab *vocab, struct gguf_context *gguf)
         vocab->types[id] = unknown ? TYPE_UNKNOWN : TYPE_CONTROL;
         if (unknown)
             gguf_set_val_u32(gguf, "tokenizer.ggml.unknown_token_id", id);
+        if (strcmp(roles[i][0], "eos_token") == 0)
+            *end = id;
     }
+    mark_extra(vocab, json_object_get(vocab->special, "additional_special_tokens"));
+    mark_extra(vocab, json_object_get(vocab->tokenizer_config, "additional_special_tokens"));
+    mark_extra(vocab, json_object_get(vocab->tokenizer_config, "extra_special_tokens"));
 }
 
 /* ---- merges ---- */
@@ -273,6 +293,34 @@ static enum err read_merges_json(struct vocab *vocab)
     return ERR_OK;
 }
 
+/* From merges.txt, tokenizer.json, or both: then all has to agree.  The original reads
+ * tokenizer.json alone; we would not know which is meant. */
+static enum err read_merges(struct vocab *vocab)
+{
+    const json_t *model = json_object_get(vocab->tokenizer, "model");
+    if (vocab->merges_text.len == 0)
+        return read_merges_json(vocab);
+    enum err err = read_merges_text(vocab);
+    if (err != ERR_OK || model == NULL)
+        return err;
+    const char **merges = vocab->merges;
+    size_t count = vocab->merge_count;
+    vocab->merges = NULL;
+    vocab->merge_count = 0;
+    err = read_merges_json(vocab);
+    bool same =
+        count == vocab->merge_count && json_equal(vocab->words, json_object_get(model, "vocab"));
+    for (size_t i = 0; same && i < count; i++)
+        same = strcmp(merges[i], vocab->merges[i]) == 0;
+    free(merges);
+    if (err == ERR_OK && !same)
+        err = err_set(ERR_INVALID,
+                      "%s: tokenizer.json holds another vocabulary than vocab.json and merges.txt: "
+                      "take the wrong one away",
+                      vocab->folder);
+    return err;
+}
+
 /* ---- the whole ---- */
 
 static enum err fill(struct vocab *vocab)
@@ -313,13 +361,11 @@ static enum err fill_holes(struct vocab *vocab)
 
 static bool add_space_prefix(const struct vocab *vocab)
 {
-    const json_t *pre = json_object_get(vocab->tokenizer, "pre_tokenizer");
-    return json_flag(vocab->tokenizer_config, "add_prefix_space",
-                     json_flag(pre, "add_prefix_space", true));
+    return json_flag(vocab->tokenizer_config, "add_prefix_space", true);
 }
 
 static void write_keys(const struct vocab *vocab, struct gguf_context *gguf,
-                       const struct hf_config *config)
+                       const struct hf_config *config, uint32_t end)
 {
     gguf_set_val_str(gguf, "tokenizer.ggml.model", "gpt2");
     gguf_set_val_str(gguf, "tokenizer.ggml.pre", "gpt-2");
@@ -328,7 +374,7 @@ static void write_keys(const struct vocab *vocab, struct gguf_context *gguf,
                       vocab->size);
     gguf_set_arr_str(gguf, "tokenizer.ggml.merges", vocab->merges, vocab->merge_count);
     gguf_set_val_u32(gguf, "tokenizer.ggml.bos_token_id", config->bos);
-    gguf_set_val_u32(gguf, "tokenizer.ggml.eos_token_id", config->eos);
+    gguf_set_val_u32(gguf, "tokenizer.ggml.eos_token_id", end);
     gguf_set_val_u32(gguf, "tokenizer.ggml.padding_token_id", config->pad);
     gguf_set_val_bool(gguf, "tokenizer.ggml.add_space_prefix", add_space_prefix(vocab));
     gguf_set_val_bool(gguf, "tokenizer.ggml.add_bos_token", false);
@@ -362,15 +408,16 @@ enum err vocab_read(struct gguf_context *gguf, const char *folder, const struct 
     if (err == ERR_OK)
         err = fill(&vocab);
     if (err == ERR_OK)
-        err = vocab.merges_text.len > 0 ? read_merges_text(&vocab) : read_merges_json(&vocab);
+        err = read_merges(&vocab);
     if (err == ERR_OK && vocab.merge_count == 0)
         err = err_set(ERR_INVALID, "%s: its vocabulary has no merges", folder);
+    uint32_t end = config->end_count > 0 ? (uint32_t)config->ends[0] : config->bos;
     if (err == ERR_OK) {
-        mark_roles(&vocab, gguf);
+        mark_roles(&vocab, gguf, &end);
         err = fill_holes(&vocab);
     }
     if (err == ERR_OK)
-        write_keys(&vocab, gguf, config);
+        write_keys(&vocab, gguf, config, end);
     vocab_done(&vocab);
     return err;
 }

@@ -181,6 +181,14 @@ static size_t maybe_stop(const struct emit *emit)
     return most;
 }
 
+enum err emit_end(struct emit *emit)
+{
+    if (emit->partial_len == 0 || emit->stopped)
+        return ERR_OK;
+    emit->partial_len = 0;
+    return buf_append_text(&emit->held, REPLACEMENT);
+}
+
 enum err emit_take(struct emit *emit, bool last, bool *any)
 {
     buf_clear(&emit->piece);

@@ -36,6 +36,10 @@ MUST_USE enum err emit_token(struct emit *emit, int32_t token, const char *text,
  * already, and the tokens.  ERR_INVALID: the tokens' text does not begin with it. */
 MUST_USE enum err emit_resume(struct emit *emit, const char *text);
 
+/* The reply is over, and an unfinished character at its end becomes U+FFFD.  For engines that owe
+ * the reference's text; without it such a character is dropped. */
+MUST_USE enum err emit_end(struct emit *emit);
+
 /* Moves what may be said (all that is left when `last`; an unfinished character is dropped) to
  * emit->piece, and then, or when last, the ids to emit->tokens.  Both are empty when nothing may be
  * said.  Returns whether there is anything in them. */

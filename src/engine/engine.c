@@ -86,13 +86,14 @@ const struct engine_info *engine_info(const struct engine *engine)
     return &engine->info;
 }
 
-static enum err check_params(const struct engine_params *params)
+static enum err check_params(const struct engine *engine, const struct engine_params *params)
 {
     if (params->max_tokens < -1 || params->max_tokens == 0)
         return err_set(ERR_INVALID, "max_tokens must be at least 1");
     if (params->min_tokens < -1)
         return err_set(ERR_INVALID, "min_tokens must not be negative");
-    if (params->max_tokens > 0 && params->min_tokens > params->max_tokens)
+    bool search = engine->ops == &blenderbot_ops; /* as the original: the longest counts */
+    if (!search && params->max_tokens > 0 && params->min_tokens > params->max_tokens)
         return err_set(ERR_INVALID, "min_tokens (%d) is more than max_tokens (%d)",
                        params->min_tokens, params->max_tokens);
     if (!isnan(params->temperature) && (params->temperature < 0 || !isfinite(params->temperature)))
@@ -115,7 +116,7 @@ static bool is_role(const char *role)
            strcmp(role, "assistant") == 0;
 }
 
-static enum err check_request(const struct engine_request *request)
+static enum err check_request(const struct engine *engine, const struct engine_request *request)
 {
     if (request->messages == NULL) {
         if (request->raw_prompt == NULL || request->raw_prompt[0] == '\0')
@@ -132,12 +133,12 @@ static enum err check_request(const struct engine_request *request)
         if (!utf8_is_valid(message->content, strlen(message->content)))
             return err_set(ERR_INVALID, "messages[%zu].content is not valid UTF-8", i);
     }
-    return check_params(&request->params);
+    return check_params(engine, &request->params);
 }
 
 enum err engine_start(struct engine *engine, const struct engine_request *request)
 {
-    enum err err = check_request(request);
+    enum err err = check_request(engine, request);
     if (err == ERR_OK && request->params.search != NULL && engine->ops != &blenderbot_ops)
         err = request->params.search->num_return_sequences > 1
                   ? err_set(ERR_INVALID, "n above 1 is not for a model of this kind")
@@ -168,6 +169,6 @@ enum err engine_step(struct engine *engine, struct engine_event *events, size_t 
 enum err engine_tokenize(struct engine *engine, const struct engine_request *request, int32_t **ids,
                          size_t *count)
 {
-    enum err err = check_request(request);
+    enum err err = check_request(engine, request);
     return err == ERR_OK ? engine->ops->tokenize(engine, request, ids, count) : err;
 }

@@ -68,6 +68,9 @@ static enum err from_folder(const struct settings *settings, char **argv, struct
     if (report.left_out > 0)
         fprintf(stderr, "%s: the model has no place for %u tensors (%s …): left out\n", argv[1],
                 report.left_out, report.first_left);
+    if (report.ignored[0] != '\0')
+        fprintf(stderr, "%s: when tokens are drawn these settings are not followed: %s\n", argv[1],
+                report.ignored);
     return ERR_OK;
 }
 

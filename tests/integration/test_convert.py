@@ -267,6 +267,90 @@ def test_bad_defaults(tmp_path, fields, words):
     refused(folder, tmp_path / "out.gguf", "config.json", *words)
 
 
+def change_json(path, **fields):
+    """None: takes the field out."""
+    value = json.loads(path.read_text()) if path.exists() else {}
+    value = {k: v for k, v in (value | fields).items() if v is not None}
+    path.write_text(json.dumps(value))
+
+
+@pytest.mark.parametrize("fields", [
+    {"sequence_bias": [[[5], 1.0]]}, {"num_beam_groups": 2}, {"penalty_alpha": 0.6},
+    {"guidance_scale": 1.5}, {"exponential_decay_length_penalty": [5, 1.1]},
+    {"stop_strings": ["x"]}, {"do_sample": True, "typical_p": 0.9},
+])
+def test_settings_that_are_not_followed_are_refused(tmp_path, fields):
+    for name in ("generation_config.json", "config.json"):
+        folder = without_weights(tmp_path / name, ["generation_config.json"])
+        shutil.copy(TINY / "model.safetensors", folder)
+        change_json(folder / name, **fields)
+        refused(folder, tmp_path / "out.gguf", name, list(fields)[-1])
+
+
+def test_neutral_settings_are_none(tmp_path):
+    folder = without_weights(tmp_path)
+    shutil.copy(TINY / "model.safetensors", folder)
+    change_json(folder / "generation_config.json", typical_p=0.9, num_beam_groups=1,
+                diversity_penalty=0.0, guidance_scale=1.0)
+    done = convert(folder, tmp_path / "out.gguf")
+    assert done.returncode == 0 and "typical_p" in done.stderr
+
+
+def test_defaults_come_from_one_file(tmp_path):
+    """generation_config.json has all the say; without it config.json; the class has none."""
+    folder = without_weights(tmp_path)
+    shutil.copy(TINY / "model.safetensors", folder)
+    change_json(folder / "config.json", no_repeat_ngram_size=7, forced_eos_token_id=None,
+                eos_token_id=5, num_hidden_layers=1)
+    keys = converted(folder, tmp_path / "a.gguf").keys
+    assert keys["blenderbot.generation.no_repeat_ngram_size"] == 3
+    assert keys["blenderbot.generation.forced_eos_token_id"] == 2
+    assert keys["blenderbot.generation.eos_token_id"] == [2]
+    assert keys["blenderbot.encoder.block_count"] == 1  # another name of encoder_layers, goes before
+    (folder / "generation_config.json").unlink()
+    change_json(folder / "config.json", eos_token_id=[2, 9], suppress_tokens=[4, 6],
+                bad_words_ids=[[7, 8], [2], [3]])
+    keys = converted(folder, tmp_path / "b.gguf").keys
+    assert keys["blenderbot.generation.no_repeat_ngram_size"] == 7
+    assert "blenderbot.generation.forced_eos_token_id" not in keys
+    assert keys["blenderbot.generation.eos_token_id"] == [2, 9]
+    assert keys["blenderbot.generation.suppress_tokens"] == [4, 6]
+    assert keys["blenderbot.generation.bad_words_ids"] == [7, 8, -1, 3, -1]
+    assert keys["tokenizer.ggml.eos_token_id"] == 2
+
+
+def test_saved_without_head_or_bias(tmp_path):
+    folder = without_weights(tmp_path)
+    inner = {name.removeprefix("model."): value for name, value in TENSORS.items()
+             if name != "final_logits_bias"}
+    checkpoints.write_safetensors(folder / "model.safetensors", inner)
+    gguf = converted(folder, tmp_path / "out.gguf", "--type", "f32")
+    assert gguf.floats("token_embd.weight") == TENSORS["model.shared.weight"][1]
+    assert not any(gguf.floats("output.bias"))
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_matrix_of_its_own_is_refused(tmp_path, tied):
+    folder = without_weights(tmp_path)
+    change_json(folder / "config.json", tie_word_embeddings=tied)
+    shape, values = TENSORS["model.shared.weight"]
+    copies = {name: (shape, values) for name in (
+        "lm_head.weight", "model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight")}
+    checkpoints.write_safetensors(folder / "model.safetensors", TENSORS | copies)
+    converted(folder, tmp_path / "same.gguf")
+    copies["lm_head.weight"] = shape, values[:-1] + [values[-1] + 1]
+    checkpoints.write_safetensors(folder / "model.safetensors", TENSORS | copies)
+    refused(folder, tmp_path / "out.gguf", "lm_head.weight", "differs")
+
+
+def test_vocabularies_that_differ(tmp_path):
+    folder = without_weights(tmp_path)
+    shutil.copy(TINY / "model.safetensors", folder)
+    lines = (folder / "merges.txt").read_text().rstrip().split("\n")
+    (folder / "merges.txt").write_text("\n".join(lines[:-1]) + "\n")
+    refused(folder, tmp_path / "out.gguf", "tokenizer.json holds another vocabulary")
+
+
 def lie(name, **fields):
     return lambda header: header[name].update(fields)
 

@@ -27,7 +27,7 @@
 
 static bool is_end(const struct bb_engine *engine, int32_t token)
 {
-    return token == engine->model.defaults.end;
+    return bb_token_set_has(&engine->model.defaults.ends, token);
 }
 
 static enum err say_token(struct bb_engine *engine, struct bb_sequence *seq, int32_t token)
@@ -322,6 +322,19 @@ static enum err search_on(struct bb_engine *engine, struct bb_sequence *seq, flo
     return ERR_OK;
 }
 
+static bool ends_whole(const struct bb_engine *engine, const struct bb_hypothesis *result)
+{
+    return is_end(engine, result->tokens[result->length - 1]);
+}
+
+/* An end token may also be text, which belongs to the reply then. */
+static bool ends_silently(const struct bb_engine *engine, const struct bb_hypothesis *result)
+{
+    size_t len;
+    bb_tokenizer_text(engine->model.tokenizer, result->tokens[result->length - 1], &len);
+    return len == 0 && ends_whole(engine, result);
+}
+
 /* Has a search that is done again settled on other tokens than those that were said? */
 static bool has_strayed(const struct bb_engine *engine, const struct bb_sequence *seq,
                         const struct bb_hypothesis *from, size_t settled)
@@ -333,7 +346,7 @@ static bool has_strayed(const struct bb_engine *engine, const struct bb_sequence
         return true;
     if (!seq->search.ended)
         return false;
-    bool end = settled > 1 && is_end(engine, from->tokens[settled - 1]);
+    bool end = settled > 1 && ends_silently(engine, from);
     return settled - 1 - end < seq->resumed_count;
 }
 
@@ -350,17 +363,11 @@ static enum err search_led(struct bb_sequence *seq)
     seq->strayed = true;
     return ERR_OK;
 }
-
-static bool ends_whole(const struct bb_engine *engine, const struct bb_hypothesis *result)
-{
-    return is_end(engine, result->tokens[result->length - 1]);
-}
-
 static enum engine_finish finish_of(const struct bb_engine *engine, const struct bb_search *search,
                                     const struct bb_hypothesis *result)
 {
     bool full = result->length >= search->params.max_length;
-    bool forced = search->params.forced_last != BB_NO_TOKEN;
+    bool forced = search->params.forced_last.count > 0;
     return full && (forced || !ends_whole(engine, result)) ? ENGINE_FINISH_LENGTH
                                                            : ENGINE_FINISH_STOP;
 }
@@ -380,10 +387,12 @@ static enum err say_settled(struct bb_engine *engine, struct bb_sequence *seq)
     enum err err = ERR_OK;
     for (; err == ERR_OK && seq->said < settled && !seq->emit.stopped; seq->said++) {
         int32_t token = from->tokens[seq->said];
-        if (is_end(engine, token) && seq->said + 1 == from->length && search->ended)
-            break; /* it says that it ends */
+        if (search->ended && seq->said + 1 == from->length && ends_silently(engine, from))
+            break;
         err = say_token(engine, seq, token);
     }
+    if (err == ERR_OK && search->ended)
+        err = emit_end(&seq->emit);
     /* Of several results the others may go on beyond a stop string of the first. */
     if (seq->emit.stopped && (search->ended || search->params.returned == 1))
         seq->finish = ENGINE_FINISH_STOP;
@@ -397,7 +406,7 @@ static enum err write_result(struct bb_engine *engine, struct bb_sequence *seq,
                              const struct bb_hypothesis *result, struct engine_sequence *out)
 {
     struct emit emit = {0};
-    size_t count = result->length - ends_whole(engine, result), at = 1;
+    size_t count = result->length - ends_silently(engine, result), at = 1;
     const char *const *stop = (const char *const *)seq->emit.stop;
     bool any;
     enum err err = emit_init(&emit, stop, seq->emit.stop_count);
@@ -406,6 +415,8 @@ static enum err write_result(struct bb_engine *engine, struct bb_sequence *seq,
         const char *text = bb_tokenizer_text(engine->model.tokenizer, result->tokens[at], &len);
         err = emit_token(&emit, result->tokens[at], text, len);
     }
+    if (err == ERR_OK)
+        err = emit_end(&emit);
     if (err == ERR_OK)
         err = emit_take(&emit, true, &any);
     out->text_len = emit.piece.len;

@@ -18,6 +18,8 @@
 #include "engine/blenderbot/search.h"
 #include "engine/blenderbot/tokenizer.h"
 
+#define BB_BAN_LISTS 3
+
 enum bb_activation { BB_GELU_ERF, BB_GELU_TANH, BB_RELU, BB_SILU };
 
 struct bb_linear { /* weight [in, out], bias [out] */
@@ -52,6 +54,8 @@ struct bb_model {
     struct bb_linear head;          /* the same numbers, perhaps in another form */
     int32_t start_token;
     struct bb_search_params defaults;
+    int32_t *bans[BB_BAN_LISTS]; /* what defaults.bans refers to */
+    int32_t prompt_end;          /* the token behind a prompt: the tokenizer's end token */
     bool max_is_new, min_is_new; /* the checkpoint sets max_new_tokens, min_new_tokens: these go
                                     before a max_length and min_length that is asked for */
     struct bb_tokenizer *tokenizer;

@@ -49,9 +49,14 @@ static enum err take_search(const struct bb_engine *engine, const struct engine_
     if (err == ERR_OK)
         err = take_token("forced_bos_token_id", search->forced_bos_token_id, model->vocab_size,
                          &out->forced_first);
+    int32_t last = BB_NO_TOKEN;
     if (err == ERR_OK)
         err = take_token("forced_eos_token_id", search->forced_eos_token_id, model->vocab_size,
-                         &out->forced_last);
+                         &last);
+    if (search->forced_eos_token_id >= 0)
+        out->forced_last = (struct bb_token_set){{last}, 1};
+    else if (search->forced_eos_token_id == ENGINE_NO_TOKEN)
+        out->forced_last = (struct bb_token_set){0};
     if (!isnan(search->repetition_penalty)) {
         if (err == ERR_OK &&
             !(search->repetition_penalty > 0 && isfinite(search->repetition_penalty)))

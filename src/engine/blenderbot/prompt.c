@@ -28,16 +28,18 @@ static enum err join_turns(const struct turns *turns, struct buf *text)
     if (turns->count == 1)
         return buf_append_text(text, turns->messages[0].content);
     enum err err = ERR_OK;
+    bool any = false;
     for (size_t i = 0; i < turns->count && err == ERR_OK; i++) {
         if (!is_kept(turns, i))
             continue;
         const struct engine_message *message = &turns->messages[i];
-        if (text->len > 0)
+        if (any)
             err = buf_append_text(text, "  ");
         if (err == ERR_OK && strcmp(message->role, "user") == 0)
             err = buf_append_text(text, " ");
         if (err == ERR_OK)
             err = buf_append_text(text, message->content);
+        any = true;
     }
     return err;
 }
@@ -100,5 +102,5 @@ enum err bb_prompt_ids(const struct bb_engine *engine, const struct engine_reque
         buf_consume(out, (count - room) * sizeof(int32_t));
     count = out->len / sizeof(int32_t);
     *truncated = all > count ? all - count : cut > 0;
-    return buf_append(out, &engine->model.defaults.end, sizeof engine->model.defaults.end);
+    return buf_append(out, &engine->model.prompt_end, sizeof engine->model.prompt_end);
 }

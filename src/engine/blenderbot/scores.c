@@ -1,5 +1,6 @@
 #include "engine/blenderbot/scores.h"
 
+#include <float.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -45,18 +46,51 @@ static void forbid_repeats(float *scores, const int32_t *tokens, size_t count, s
     }
 }
 
-static void allow_only(float *scores, size_t count, int32_t token)
+static void allow_only(float *scores, size_t count, const int32_t *tokens, size_t token_count)
 {
     for (size_t i = 0; i < count; i++)
         scores[i] = -INFINITY;
-    scores[token] = 0;
+    for (size_t i = 0; i < token_count; i++)
+        scores[tokens[i]] = 0;
+}
+
+static void forbid(float *scores, const int32_t *tokens, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        scores[tokens[i]] = -INFINITY;
+}
+
+/* Forbids the last token of each word whose others are the last tokens. */
+static void forbid_words(float *scores, const int32_t *tokens, size_t count,
+                         const struct bb_bans *bans)
+{
+    size_t len = 0;
+    for (size_t at = 0; at < bans->words_count; at += len + 1) {
+        const int32_t *word = bans->words + at;
+        for (len = 0; word[len] >= 0;)
+            len++;
+        if (len >= 1 && len - 1 <= count &&
+            memcmp(tokens + (count - (len - 1)), word, (len - 1) * sizeof *word) == 0)
+            scores[word[len - 1]] = -INFINITY;
+    }
+}
+
+static void make_finite(float *scores, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        if (scores[i] == -INFINITY)
+            scores[i] = -FLT_MAX;
+    }
 }
 
 void bb_scores_restrict(const struct bb_search *search, const int32_t *tokens, float *scores,
                         uint8_t *seen)
 {
     const struct bb_search_params *params = &search->params;
-    size_t length = search->length;
+    const struct bb_bans *bans = &params->bans;
+    size_t length = search->length, vocab_size = search->vocab_size;
+    if (params->prompt_penalty != 1.0f)
+        penalise(scores, search->prompt, search->prompt_count, 1 / params->prompt_penalty, seen);
     if (params->repetition_penalty != 1.0f)
         penalise(scores, tokens, length, params->repetition_penalty, seen);
     if (params->no_repeat > 0)
@@ -64,12 +98,18 @@ void bb_scores_restrict(const struct bb_search *search, const int32_t *tokens, f
     if (params->prompt_repeat > 0)
         forbid_repeats(scores, tokens, length, params->prompt_repeat, search->prompt,
                        search->prompt_count);
+    forbid_words(scores, tokens, length, bans);
     if (length < params->min_length)
-        scores[params->end] = -INFINITY;
+        forbid(scores, params->ends.ids, params->ends.count);
     if (params->forced_first != BB_NO_TOKEN && length == 1)
-        allow_only(scores, search->vocab_size, params->forced_first);
-    if (params->forced_last != BB_NO_TOKEN && length + 1 == params->max_length)
-        allow_only(scores, search->vocab_size, params->forced_last);
+        allow_only(scores, vocab_size, &params->forced_first, 1);
+    if (params->forced_last.count > 0 && length + 1 == params->max_length)
+        allow_only(scores, vocab_size, params->forced_last.ids, params->forced_last.count);
+    if (params->remove_infinite)
+        make_finite(scores, vocab_size);
+    forbid(scores, bans->always, bans->always_count);
+    if (length == (params->forced_first != BB_NO_TOKEN ? 2 : 1))
+        forbid(scores, bans->first, bans->first_count);
 }
 
 static int compare_down(const void *a, const void *b)

@@ -6,10 +6,10 @@
 #include <string.h>
 
 #include "engine/blenderbot/scores.h"
+#include "engine/blenderbot/topk.h"
 
 #define HOPELESS   (-1.0e9f) /* what the original adds to a score that must not win */
 #define ALIVE_FROM (-5.0e8f) /* scores below this carry a HOPELESS */
-#define WAYS       2         /* candidates for each beam */
 
 struct candidate { /* a running sequence and its next token */
     float score;
@@ -19,14 +19,30 @@ struct candidate { /* a running sequence and its next token */
 };
 
 struct scratch {
-    struct candidate *candidates; /* WAYS × beams, best first */
+    struct candidate *candidates; /* best first */
     size_t candidate_count;
+    struct topk_item *items;
     struct bb_hypothesis *next; /* as running; their memory is exchanged */
     struct bb_hypothesis *best; /* as done */
     uint8_t *seen;              /* vocab_size */
     float *sorted;              /* vocab_size */
     struct sampler sampler;
 };
+
+/* Candidates for each beam: enough that `beams` remain when each beam ends in every way. */
+static size_t count_ways(const struct bb_search_params *params)
+{
+    return params->ends.count > 1 ? params->ends.count + 1 : 2;
+}
+
+bool bb_token_set_has(const struct bb_token_set *set, int32_t token)
+{
+    for (size_t i = 0; i < set->count; i++) {
+        if (set->ids[i] == token)
+            return true;
+    }
+    return false;
+}
 
 /* ---- making and freeing ---- */
 
@@ -43,6 +59,22 @@ static struct bb_hypothesis *make_hypotheses(size_t count, size_t length)
         return NULL;
     }
     return list;
+}
+
+/* Room for choosing among all tokens of all beams, and among the candidates and finished ones. */
+static enum err make_candidates(struct scratch *scratch, const struct bb_search_params *params,
+                                size_t vocab_size)
+{
+    size_t total = params->beams * vocab_size, most = params->beams * count_ways(params);
+    if (most > total)
+        most = total;
+    size_t room = topk_room(total, most), few = params->beams + most;
+    scratch->candidate_count = most;
+    scratch->candidates = calloc(most, sizeof *scratch->candidates);
+    scratch->items = calloc(room > few ? room : few, sizeof *scratch->items);
+    return scratch->candidates != NULL && scratch->items != NULL
+               ? ERR_OK
+               : err_set(ERR_NOMEM, "out of memory");
 }
 
 static void free_hypotheses(struct bb_hypothesis *list, size_t count)
@@ -73,13 +105,13 @@ enum err bb_search_init(struct bb_search *search, const struct bb_search_params 
         .parent = calloc(beams, sizeof *search->parent),
         .scratch = scratch,
     };
-    scratch->candidates = calloc(WAYS * beams, sizeof *scratch->candidates);
+    enum err err = make_candidates(scratch, params, vocab_size);
     scratch->next = make_hypotheses(beams, most);
     scratch->best = make_hypotheses(beams, most);
     scratch->seen = calloc(vocab_size, 1);
     scratch->sorted = calloc(vocab_size, sizeof *scratch->sorted);
-    if (search->running == NULL || search->done == NULL || search->parent == NULL ||
-        scratch->candidates == NULL || scratch->next == NULL || scratch->best == NULL ||
+    if (err != ERR_OK || search->running == NULL || search->done == NULL ||
+        search->parent == NULL || scratch->next == NULL || scratch->best == NULL ||
         scratch->seen == NULL || scratch->sorted == NULL) {
         bb_search_done(search);
         return err_set(ERR_NOMEM, "out of memory");
@@ -101,6 +133,7 @@ void bb_search_done(struct bb_search *search)
     size_t beams = search->params.beams;
     if (scratch != NULL) {
         free(scratch->candidates);
+        free(scratch->items);
         free_hypotheses(scratch->next, beams);
         free_hypotheses(scratch->best, beams);
         free(scratch->seen);
@@ -121,6 +154,16 @@ size_t bb_search_rows(const struct bb_search *search)
 
 /* ---- one sequence: greedy and sampling ---- */
 
+/* All rules together may forbid every token: the original then takes the first. */
+static bool is_all_forbidden(const float *scores, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        if (scores[i] != -INFINITY)
+            return false;
+    }
+    return true;
+}
+
 static enum err step_single(struct bb_search *search, float *scores, int32_t forced)
 {
     struct scratch *scratch = search->scratch;
@@ -130,14 +173,17 @@ static enum err step_single(struct bb_search *search, float *scores, int32_t for
     if (!search->params.sample)
         draw.temperature = 0;
     int32_t token = forced;
-    if (forced == BB_NO_TOKEN) {
+    if (forced == BB_NO_TOKEN && draw.temperature <= 0 &&
+        is_all_forbidden(scores, search->vocab_size)) {
+        token = 0;
+    } else if (forced == BB_NO_TOKEN) {
         enum err err = sampler_pick(&scratch->sampler, scores, search->vocab_size, &draw,
                                     search->length - 1, &token);
         if (err != ERR_OK)
             return err;
     }
     only->tokens[only->length++] = token;
-    only->finished = token == search->params.end;
+    only->finished = bb_token_set_has(&search->params.ends, token);
     search->length++;
     search->parent[0] = 0;
     search->ended = only->finished || search->length >= search->params.max_length;
@@ -146,23 +192,6 @@ static enum err step_single(struct bb_search *search, float *scores, int32_t for
 
 /* ---- beams ---- */
 
-/* Puts a candidate among the `most` best, best first; equal ones stay in the order they came. */
-static void keep_candidate(struct scratch *scratch, size_t most, struct candidate candidate)
-{
-    struct candidate *list = scratch->candidates;
-    size_t at = scratch->candidate_count;
-    if (at == most) {
-        if (!(candidate.score > list[at - 1].score))
-            return;
-        at--;
-    } else {
-        scratch->candidate_count++;
-    }
-    for (; at > 0 && candidate.score > list[at - 1].score; at--)
-        list[at] = list[at - 1];
-    list[at] = candidate;
-}
-
 static double noise(const struct bb_search *search, size_t index)
 {
     double uniform =
@@ -170,42 +199,62 @@ static double noise(const struct bb_search *search, size_t index)
     return -log(-log(uniform > 0 ? uniform : 0x1p-60));
 }
 
-/* The best (or drawn) continuations of all running sequences. */
-static enum err find_candidates(struct bb_search *search, float *scores)
+/* Rows of scores to what each running sequence may go on with. */
+static enum err weigh_rows(struct bb_search *search, float *scores)
 {
     struct scratch *scratch = search->scratch;
-    size_t most = WAYS * search->params.beams, rows = bb_search_rows(search);
-    size_t vocab_size = search->vocab_size;
-    scratch->candidate_count = 0;
+    const struct bb_search_params *params = &search->params;
+    size_t rows = bb_search_rows(search), vocab_size = search->vocab_size;
     for (size_t row = 0; row < rows; row++) {
         float *own = scores + row * vocab_size;
         bb_scores_normalise(own, vocab_size);
         if (own[0] != own[0])
             return err_set(ERR_INTERNAL, "the model's scores are no numbers");
         bb_scores_restrict(search, search->running[row].tokens, own, scratch->seen);
-        if (search->params.sample)
-            bb_scores_narrow(own, vocab_size, &search->params.draw, WAYS, scratch->sorted);
+        if (params->sample)
+            bb_scores_narrow(own, vocab_size, &params->draw, params->ends.count + 1,
+                             scratch->sorted);
+        if (params->renormalise && !is_all_forbidden(own, vocab_size))
+            bb_scores_normalise(own, vocab_size);
     }
-    for (size_t beam = 0; beam < search->params.beams; beam++) {
+    return ERR_OK;
+}
+
+/* The best (or drawn) continuations of all running sequences. */
+static enum err find_candidates(struct bb_search *search, float *scores)
+{
+    struct scratch *scratch = search->scratch;
+    size_t rows = bb_search_rows(search), vocab_size = search->vocab_size;
+    size_t beams = search->params.beams;
+    struct topk topk;
+    enum err err = weigh_rows(search, scores);
+    if (err != ERR_OK)
+        return err;
+    topk_begin(&topk, scratch->items, beams * vocab_size, scratch->candidate_count);
+    float threshold = topk_threshold(&topk);
+    for (size_t beam = 0; beam < beams; beam++) {
         const float *own = scores + (rows == 1 ? 0 : beam) * vocab_size;
         float before = search->running[beam].score;
         for (size_t i = 0; i < vocab_size; i++) {
             float score = own[i] + before;
-            if (scratch->candidate_count == most && !search->params.sample &&
-                !(score > scratch->candidates[most - 1].score))
-                continue;
-            struct candidate candidate = {score, beam, (int32_t)i, false};
             if (search->params.sample && score > -INFINITY)
-                candidate.score += (float)noise(search, beam * vocab_size + i);
-            keep_candidate(scratch, most, candidate);
+                score += (float)noise(search, beam * vocab_size + i);
+            if (score <= threshold) {
+                topk_skip(&topk, 1);
+                continue;
+            }
+            topk_offer(&topk, score);
+            threshold = topk_threshold(&topk);
         }
     }
+    topk_end(&topk);
     for (size_t i = 0; i < scratch->candidate_count; i++) {
-        struct candidate *found = &scratch->candidates[i];
-        const float *own = scores + (rows == 1 ? 0 : found->beam) * vocab_size;
-        found->score = own[found->token] + search->running[found->beam].score;
-        found->ends =
-            found->token == search->params.end || search->length + 1 >= search->params.max_length;
+        size_t beam = scratch->items[i].at / vocab_size, token = scratch->items[i].at % vocab_size;
+        const float *own = scores + (rows == 1 ? 0 : beam) * vocab_size;
+        bool ends = bb_token_set_has(&search->params.ends, (int32_t)token) ||
+                    search->length + 1 >= search->params.max_length;
+        scratch->candidates[i] = (struct candidate){own[token] + search->running[beam].score, beam,
+                                                    (int32_t)token, ends};
     }
     return ERR_OK;
 }
@@ -224,21 +273,17 @@ static void extend(struct bb_hypothesis *to, const struct bb_hypothesis *from, i
 static void run_on(struct bb_search *search)
 {
     struct scratch *scratch = search->scratch;
-    bool taken[WAYS * BB_BEAMS_MAX] = {false};
+    struct topk topk;
+    topk_begin(&topk, scratch->items, scratch->candidate_count, search->params.beams);
+    for (size_t i = 0; i < scratch->candidate_count; i++) {
+        const struct candidate *next = &scratch->candidates[i];
+        topk_offer(&topk, next->score + (next->ends ? HOPELESS : 0));
+    }
+    topk_end(&topk);
     for (size_t place = 0; place < search->params.beams; place++) {
-        size_t best = SIZE_MAX;
-        float best_score = 0;
-        for (size_t i = 0; i < scratch->candidate_count; i++) {
-            const struct candidate *next = &scratch->candidates[i];
-            float score = next->score + (next->ends ? HOPELESS : 0);
-            if (!taken[i] && (best == SIZE_MAX || score > best_score)) {
-                best = i;
-                best_score = score;
-            }
-        }
-        const struct candidate *chosen = &scratch->candidates[best];
-        taken[best] = true;
-        extend(&scratch->next[place], &search->running[chosen->beam], chosen->token, best_score);
+        const struct candidate *chosen = &scratch->candidates[scratch->items[place].at];
+        extend(&scratch->next[place], &search->running[chosen->beam], chosen->token,
+               scratch->items[place].score);
         search->parent[place] = chosen->beam;
     }
 }
@@ -251,37 +296,39 @@ static void copy_hypothesis(struct bb_hypothesis *to, const struct bb_hypothesis
     to->finished = from->finished;
 }
 
-/* Of the finished sequences and those of the first `beams` candidates that end, the best stay. */
+/* Of the finished sequences and those of the first `beams` candidates that end, the best stay.  As
+ * in the original an empty place and a candidate that does not count differ by nothing, and either
+ * may be what stays. */
 static void finish(struct bb_search *search)
 {
     struct scratch *scratch = search->scratch;
     const struct bb_search_params *params = &search->params;
-    bool closed = params->early_stop == BB_STOP_FULL, taken[BB_BEAMS_MAX] = {false};
+    bool closed = params->early_stop == BB_STOP_FULL;
     for (size_t i = 0; i < params->beams; i++)
         closed = closed && search->done[i].finished;
     closed = closed || !search->improvable;
     float divisor = (float)pow((double)search->length, (double)params->length_penalty);
-    size_t old = 0;
+    struct topk topk;
+    topk_begin(&topk, scratch->items, params->beams + scratch->candidate_count, params->beams);
+    for (size_t i = 0; i < params->beams; i++)
+        topk_offer(&topk, search->done[i].score);
+    for (size_t i = 0; i < scratch->candidate_count; i++) {
+        const struct candidate *next = &scratch->candidates[i];
+        bool counts = next->ends && i < params->beams;
+        float score = next->score / divisor + (closed ? HOPELESS : 0);
+        topk_offer(&topk, score + (counts ? 0 : HOPELESS));
+    }
+    topk_end(&topk);
     for (size_t place = 0; place < params->beams; place++) {
-        size_t best = SIZE_MAX;
-        float best_score = search->done[old].score;
-        for (size_t i = 0; i < params->beams && !closed; i++) {
-            const struct candidate *next = &scratch->candidates[i];
-            float score = next->score / divisor;
-            if (next->ends && !taken[i] && score > best_score) {
-                best = i;
-                best_score = score;
-            }
-        }
         struct bb_hypothesis *to = &scratch->best[place];
-        if (best == SIZE_MAX) {
-            copy_hypothesis(to, &search->done[old++]);
+        size_t at = scratch->items[place].at;
+        if (at < params->beams) {
+            copy_hypothesis(to, &search->done[at]);
             continue;
         }
-        const struct candidate *chosen = &scratch->candidates[best];
-        taken[best] = true;
-        extend(to, &search->running[chosen->beam], chosen->token, best_score);
-        to->finished = true;
+        const struct candidate *chosen = &scratch->candidates[at - params->beams];
+        extend(to, &search->running[chosen->beam], chosen->token, scratch->items[place].score);
+        to->finished = chosen->ends && at - params->beams < params->beams;
     }
     struct bb_hypothesis *swapped = search->done;
     search->done = scratch->best;
@@ -348,7 +395,7 @@ static enum err step_forced(struct bb_search *search, float *scores, int32_t tok
         search->parent[i] = 0;
     }
     search->length++;
-    search->ended = search->length >= search->params.max_length;
+    search->ended = search->led_to_end = search->length >= search->params.max_length;
     return ERR_OK;
 }
 
@@ -385,7 +432,6 @@ size_t bb_search_settled(const struct bb_search *search)
 
 const struct bb_hypothesis *bb_search_result(const struct bb_search *search, size_t i)
 {
-    /* None is finished where a reply was led to its very end. */
-    bool running = search->params.beams == 1 || !search->done[0].finished;
+    bool running = search->params.beams == 1 || search->led_to_end;
     return running ? &search->running[i] : &search->done[i];
 }

@@ -8,14 +8,32 @@
 
 #define TOKEN_MAX  512 /* bytes of one token as the file spells it */
 #define TYPE_PLAIN 1   /* tokenizer.ggml.token_type: an ordinary token */
+#define TYPE_ADDED 4   /* one that was added, and is text */
 #define NO_RANK    SIZE_MAX
 
 /* White space is spelt out: what PCRE2 and Unicode hold for it differs by one character. */
 #define SPACES                                                                                     \
     "\\x{9}-\\x{d}\\x{20}\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}"             \
     "\\x{202f}\\x{205f}\\x{3000}"
-static const char split_pattern[] = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^" SPACES
-                                    "\\p{L}\\p{N}]+|[" SPACES "]+(?![^" SPACES "])|[" SPACES "]+";
+/* Letters and numbers of Unicode 15 and 16, which older PCRE2 do not know and the original does. */
+#define NEW_LETTERS                                                                                \
+    "\\x{1c89}-\\x{1c8a}\\x{a7cb}-\\x{a7cd}\\x{a7da}-\\x{a7dc}\\x{105c0}-\\x{105f3}"               \
+    "\\x{10d4a}-\\x{10d65}\\x{10d6f}-\\x{10d85}\\x{10ec2}-\\x{10ec4}\\x{1123f}-\\x{11240}"         \
+    "\\x{11380}-\\x{11389}\\x{1138b}\\x{1138e}\\x{11390}-\\x{113b5}\\x{113b7}\\x{113d1}"           \
+    "\\x{113d3}\\x{11bc0}-\\x{11be0}\\x{11f02}\\x{11f04}-\\x{11f10}\\x{11f12}-\\x{11f33}"          \
+    "\\x{1342f}\\x{13441}-\\x{13446}\\x{13460}-\\x{143fa}\\x{16100}-\\x{1611d}"                    \
+    "\\x{16d40}-\\x{16d6c}\\x{18cff}\\x{1b132}\\x{1b155}\\x{1df25}-\\x{1df2a}"                     \
+    "\\x{1e030}-\\x{1e06d}\\x{1e4d0}-\\x{1e4eb}\\x{1e5d0}-\\x{1e5ed}\\x{1e5f0}\\x{2b739}"          \
+    "\\x{2ebf0}-\\x{2ee5d}\\x{31350}-\\x{323af}"
+#define NEW_NUMBERS                                                                                \
+    "\\x{10d40}-\\x{10d49}\\x{116d0}-\\x{116e3}\\x{11bf0}-\\x{11bf9}\\x{11f50}-\\x{11f59}"         \
+    "\\x{16130}-\\x{16139}\\x{16d70}-\\x{16d79}\\x{1ccf0}-\\x{1ccf9}\\x{1d2c0}-\\x{1d2d3}"         \
+    "\\x{1e4f0}-\\x{1e4f9}\\x{1e5f1}-\\x{1e5fa}"
+#define LETTER "\\p{L}" NEW_LETTERS
+#define NUMBER "\\p{N}" NEW_NUMBERS
+static const char split_pattern[] =
+    "'s|'t|'re|'ve|'m|'ll|'d| ?[" LETTER "]+| ?[" NUMBER "]+| ?[^" SPACES LETTER NUMBER
+    "]+|[" SPACES "]+(?![^" SPACES "])|[" SPACES "]+";
 
 struct token {
     char *spelt; /* as the file has it */
@@ -66,7 +84,9 @@ static size_t write_char(unsigned letter, char out[3])
     return 2;
 }
 
-/* The bytes behind a spelling; what is not of the alphabet stands for itself.  out has room. */
+/* The bytes behind a spelling; one that is not all of the alphabet stands for itself.  out has
+ * room.
+ */
 static size_t read_spelling(const unsigned *letters, const char *spelt, char *out)
 {
     size_t len = strlen(spelt), made = 0;
@@ -83,7 +103,8 @@ static size_t read_spelling(const unsigned *letters, const char *spelt, char *ou
             out[made++] = (char)byte;
             i += two ? 2 : 1;
         } else {
-            out[made++] = spelt[i++];
+            memcpy(out, spelt, len);
+            return len;
         }
     }
     return made;
@@ -166,7 +187,8 @@ static enum err read_tokens(struct bb_tokenizer *tok, const struct gguf_context 
         token->text = malloc(len + 1);
         if (token->spelt == NULL || token->text == NULL)
             return err_set(ERR_NOMEM, "out of memory");
-        token->len = types[i] == TYPE_PLAIN ? read_spelling(letters, spelt, token->text) : 0;
+        bool is_text = types[i] == TYPE_PLAIN || types[i] == TYPE_ADDED;
+        token->len = is_text ? read_spelling(letters, spelt, token->text) : 0;
         if (token->len > tok->longest)
             tok->longest = token->len;
         tok->by_spelling[i] = (int32_t)i;
