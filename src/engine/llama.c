@@ -395,7 +395,8 @@ static bool make_event(struct llama_engine *llama, struct llama_slot *slot, enum
 /* Computes the batch, with as many threads as pays. */
 static enum err decode(struct llama_engine *llama)
 {
-    unsigned threads = crowd_threads(&llama->crowd);
+    unsigned rows = (unsigned)llama->batch.n_tokens;
+    unsigned threads = crowd_threads(&llama->crowd, rows);
     if (threads != llama->threads) {
         struct ggml_threadpool *pool = pools_for(&llama->pools, threads);
         if (pool != NULL)
@@ -405,7 +406,7 @@ static enum err decode(struct llama_engine *llama)
     }
     int64_t start_ns = clock_mono_ns();
     int32_t status = llama_decode(llama->ctx, llama->batch);
-    crowd_note(&llama->crowd, (unsigned)llama->batch.n_tokens, clock_mono_ns() - start_ns);
+    crowd_note(&llama->crowd, rows, clock_mono_ns() - start_ns);
     if (status != 0)
         return err_set(ERR_INTERNAL, "the model runtime failed (llama_decode: %d)", status);
     return ERR_OK;

@@ -8,20 +8,30 @@
 
 void crowd_init(struct crowd *crowd, unsigned threads)
 {
-    *crowd = (struct crowd){.threads = threads, .phase = CROWD_MANY, .stay = CROWD_STAY_MIN};
+    *crowd = (struct crowd){.threads = threads};
+    for (unsigned i = 0; i < CROWD_CLASSES; i++)
+        crowd->classes[i].stay = CROWD_STAY_MIN;
 }
 
-unsigned crowd_threads(const struct crowd *crowd)
+static unsigned class_of(unsigned rows)
 {
-    bool many = crowd->phase == CROWD_MANY || crowd->phase == CROWD_TRY_MANY;
-    return many ? crowd->threads : 1;
+    unsigned class = 0;
+    for (; rows > 1 && class + 1 < CROWD_CLASSES; rows /= 2)
+        class ++;
+    return class;
 }
 
-static void enter(struct crowd *crowd, enum crowd_phase phase)
+unsigned crowd_threads(const struct crowd *crowd, unsigned rows)
 {
-    crowd->phase = phase;
-    crowd->steps = 0;
-    crowd->dear = 0;
+    enum crowd_phase phase = crowd->classes[class_of(rows)].phase;
+    return phase == CROWD_MANY || phase == CROWD_TRY_MANY ? crowd->threads : 1;
+}
+
+static void enter(struct crowd_class *class, enum crowd_phase phase)
+{
+    class->phase = phase;
+    class->steps = 0;
+    class->dear = 0;
 }
 
 static void mix(double *cost, double newest)
@@ -29,47 +39,76 @@ static void mix(double *cost, double newest)
     *cost = *cost > 0 ? *cost + NEWEST * (newest - *cost) : newest;
 }
 
-static void note_many(struct crowd *crowd, double cost)
+/* A crowd came: each class looks at one thread again before it meets it. */
+static void warn_all(struct crowd *crowd)
 {
-    mix(&crowd->many, cost);
-    bool known = crowd->one > 0;
-    crowd->dear = known && cost > DEAR * crowd->one ? crowd->dear + 1 : 0;
-    if (crowd->dear >= CROWD_TRY_STEPS || (!known && crowd->steps >= CROWD_FIRST_TRY))
-        enter(crowd, CROWD_TRY_ONE);
-    else if (crowd->steps >= CROWD_STAY_MAX)
-        crowd->stay = CROWD_STAY_MIN; /* all was well for long */
+    for (unsigned i = 0; i < CROWD_CLASSES; i++) {
+        if (crowd->classes[i].phase == CROWD_MANY && crowd->classes[i].one > 0)
+            enter(&crowd->classes[i], CROWD_TRY_ONE);
+    }
+}
+
+/* It seems to be gone: the others need not wait until their own time to try. */
+static void cheer_all(struct crowd *crowd)
+{
+    for (unsigned i = 0; i < CROWD_CLASSES; i++) {
+        if (crowd->classes[i].phase == CROWD_ONE)
+            enter(&crowd->classes[i], CROWD_TRY_MANY);
+    }
+}
+
+static void note_many(struct crowd *crowd, struct crowd_class *class, double cost)
+{
+    mix(&class->many, cost);
+    bool known = class->one > 0;
+    class->dear = known && cost > DEAR * class->one ? class->dear + 1 : 0;
+    if (class->dear >= CROWD_TRY_STEPS)
+        warn_all(crowd);
+    else if (!known && class->steps >= CROWD_FIRST_TRY)
+        enter(class, CROWD_TRY_ONE);
+    else if (class->steps >= CROWD_STAY_MAX)
+        class->stay = CROWD_STAY_MIN; /* all was well for long */
+}
+
+static void note_try_many(struct crowd *crowd, struct crowd_class *class, double cost)
+{
+    class->many = cost;
+    bool better = cost < class->one;
+    if (better && class->steps < CROWD_TRY_STEPS)
+        return;
+    class->stay = better ? CROWD_STAY_MIN : class->stay * 2;
+    if (class->stay > CROWD_STAY_MAX)
+        class->stay = CROWD_STAY_MAX;
+    enter(class, better ? CROWD_MANY : CROWD_ONE);
+    if (better)
+        cheer_all(crowd);
 }
 
 void crowd_note(struct crowd *crowd, unsigned rows, int64_t took_ns)
 {
     if (crowd->threads < 2 || rows == 0)
         return;
+    struct crowd_class *class = &crowd->classes[class_of(rows)];
     double cost = (double)took_ns / (rows + STEP_ROWS);
-    crowd->steps++;
-    switch (crowd->phase) {
+    class->steps++;
+    switch (class->phase) {
     case CROWD_MANY:
-        note_many(crowd, cost);
+        note_many(crowd, class, cost);
         break;
     case CROWD_TRY_ONE:
-        if (crowd->steps == 1)
-            crowd->one = 0; /* what it cost in another crowd does not count */
-        mix(&crowd->one, cost);
-        if (crowd->steps >= CROWD_TRY_STEPS)
-            enter(crowd, crowd->one < crowd->many ? CROWD_ONE : CROWD_MANY);
+        if (class->steps == 1)
+            class->one = 0; /* what it cost in another crowd does not count */
+        mix(&class->one, cost);
+        if (class->steps >= CROWD_TRY_STEPS)
+            enter(class, class->one < class->many ? CROWD_ONE : CROWD_MANY);
         break;
     case CROWD_ONE:
-        mix(&crowd->one, cost);
-        if (crowd->steps >= crowd->stay)
-            enter(crowd, CROWD_TRY_MANY);
+        mix(&class->one, cost);
+        if (class->steps >= class->stay)
+            enter(class, CROWD_TRY_MANY);
         break;
     case CROWD_TRY_MANY:
-        crowd->many = cost;
-        if (cost < crowd->one && crowd->steps < CROWD_TRY_STEPS)
-            break;
-        crowd->stay = cost < crowd->one ? CROWD_STAY_MIN : crowd->stay * 2;
-        if (crowd->stay > CROWD_STAY_MAX)
-            crowd->stay = CROWD_STAY_MAX;
-        enter(crowd, cost < crowd->one ? CROWD_MANY : CROWD_ONE);
+        note_try_many(crowd, class, cost);
         break;
     }
 }

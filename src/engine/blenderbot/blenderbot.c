@@ -147,6 +147,15 @@ static int64_t bb_due_ns(const struct engine *base)
 
 /* ---- one step: the encoder ---- */
 
+/* With as many threads as pays. */
+static void set_threads(struct bb_engine *engine, unsigned threads)
+{
+    if (threads == engine->threads)
+        return;
+    bb_runner_set_threads(engine->runner, threads, pools_for(&engine->pools, threads));
+    engine->threads = threads;
+}
+
 static enum err encode(struct bb_engine *engine, struct bb_sequence *seq)
 {
     size_t width = engine->model.width, numbers = seq->prompt_count * width;
@@ -158,7 +167,10 @@ static enum err encode(struct bb_engine *engine, struct bb_sequence *seq)
             return err_set(ERR_NOMEM, "out of memory");
     }
     size_t slot = (size_t)(seq - engine->sequences);
-    enum err err = bb_runner_encode(engine->runner, slot, seq->prompt, seq->prompt_count, states);
+    unsigned rows = (unsigned)seq->prompt_count;
+    set_threads(engine, crowd_threads(&engine->encode_crowd, rows));
+    enum err err = bb_runner_encode(engine->runner, slot, seq->prompt, rows, states);
+    crowd_note(&engine->encode_crowd, rows, clock_mono_ns() - seq->start_ns);
     if (err == ERR_OK && states != NULL) {
         double sum = 0;
         for (size_t i = 0; i < numbers; i++)
@@ -253,6 +265,7 @@ static enum err decode(struct bb_engine *engine, size_t rows)
     enum err err = reserve_scores(engine, rows);
     if (err != ERR_OK)
         return err;
+    set_threads(engine, crowd_threads(&engine->crowd, (unsigned)rows));
     int64_t start_ns = clock_mono_ns();
     err = bb_runner_decode(engine->runner, engine->rows, rows, engine->scores);
     crowd_note(&engine->crowd, (unsigned)rows, clock_mono_ns() - start_ns);
@@ -497,19 +510,9 @@ static bool make_event(struct bb_engine *engine, struct bb_sequence *seq, enum e
     return any || ended;
 }
 
-static void set_threads(struct bb_engine *engine)
-{
-    unsigned threads = crowd_threads(&engine->crowd);
-    if (threads == engine->threads)
-        return;
-    bb_runner_set_threads(engine->runner, threads, pools_for(&engine->pools, threads));
-    engine->threads = threads;
-}
-
 static enum err bb_step(struct engine *base, struct engine_event *events, size_t *count)
 {
     struct bb_engine *engine = (struct bb_engine *)base;
-    set_threads(engine);
     enum err err = encode_new(engine);
     size_t rows = err == ERR_OK ? fill_rows(engine) : 0, row = 0, made = 0;
     if (rows > 0)

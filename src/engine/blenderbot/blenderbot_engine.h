@@ -42,7 +42,7 @@ struct bb_engine {
     struct bb_model model;
     struct bb_runner *runner;
     size_t beams; /* that a request may ask for */
-    struct crowd crowd;
+    struct crowd crowd, encode_crowd; /* steps of the decoder; prompts */
     struct pools pools;
     unsigned threads; /* of the last step; 0: none yet */
     struct bb_sequence *sequences;

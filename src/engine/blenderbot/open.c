@@ -95,6 +95,7 @@ enum err bb_engine_open(struct engine **out, const struct engine_config *config)
         return err;
     }
     crowd_init(&engine->crowd, threads);
+    crowd_init(&engine->encode_crowd, threads);
     pools_open(&engine->pools, threads);
     memcpy(info->name, engine->model.name, sizeof info->name);
     memcpy(info->arch, BLENDERBOT_ARCH, sizeof BLENDERBOT_ARCH);
