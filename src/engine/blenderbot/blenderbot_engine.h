@@ -41,7 +41,7 @@ struct bb_engine {
     ggml_backend_t backend;
     struct bb_model model;
     struct bb_runner *runner;
-    size_t beams; /* that a request may ask for */
+    size_t beams;                     /* that a request may ask for */
     struct crowd crowd, encode_crowd; /* steps of the decoder; prompts */
     struct pools pools;
     unsigned threads; /* of the last step; 0: none yet */
