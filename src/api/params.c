@@ -285,8 +285,9 @@ void params_merge(struct prompt_params *params, const struct prompt_params *defa
     if (asked->given && asked->min_length >= 0)
         from.min_tokens = -1;
     /* Who asks for a temperature alone wants to draw, not to search. */
-    if (params->temperature > 0 && (!asked->given || asked->num_beams < 0)) /* false for NAN */
-        from.search.num_beams = -1;
+    if (params->temperature > 0 && /* false for NAN */
+        (!asked->given || (asked->num_beams < 0 && asked->do_sample < 0)) && from.search.given)
+        from.search.num_beams = from.search.num_return_sequences = from.search.do_sample = -1;
     merge_int(&params->max_tokens, from.max_tokens);
     if (params->min_tokens < 0 && params->max_tokens >= 0 && from.min_tokens > params->max_tokens)
         from.min_tokens = params->max_tokens;

@@ -98,6 +98,15 @@ def test_several_texts(tiny, gguf, name):
     assert records[1]["text"] is None and "choices" not in records[1]
 
 
+def test_several_drawn_texts_need_beams(tiny):
+    """A temperature draws from one sequence: there is one text of it, and never fewer than asked for."""
+    refused = tiny.post(ODD, n=3, temperature=0.7)
+    assert refused.status_code == 400, refused.text
+    assert "num_return_sequences (3)" in refused.json()["error"]["message"]
+    body = tiny.ask(ODD, n=3, temperature=0.7, num_beams=3, seed=1, max_new_tokens=10)
+    assert len(body["choices"]) == 3
+
+
 def records_of(messages):
     return [m for m in messages if m.stored_subject.startswith("reply.")]
 
@@ -195,6 +204,12 @@ def test_the_services_defaults_stand_under_each_request(start, gguf):
     line = LINES[0]
     assert MODES["beam4"] == defaults
     assert service.text(line["prompt"]) == line["generate"]["beam4"]["text"]
+    # who asks for a temperature draws from one sequence; who says do_sample, from the beams
+    drawn = {"temperature": 1.5, "seed": 4}
+    assert service.text(ODD, **drawn) == generated(
+        gguf, {"max_new_tokens": 40, "min_new_tokens": 10, "num_beams": 1, **drawn}, ODD)["text"]
+    assert service.text(ODD, do_sample=True, **drawn) == generated(
+        gguf, {**defaults, "do_sample": True, **drawn}, ODD)["text"]
     # a field of a request goes before them; a length of the other kind replaces theirs
     assert service.text(HELLO, num_beams=1) == \
         generated(gguf, {**defaults, "num_beams": 1})["text"]
