@@ -71,7 +71,8 @@ static enum err read_lengths(struct reading *reading)
         params->max_tokens = completion;
         max_name = "max_completion_tokens";
     }
-    if (params->max_tokens > 0 && params->min_tokens > params->max_tokens)
+    /* generate() of the original takes it, and the longest counts. */
+    if (!reading->own && params->max_tokens > 0 && params->min_tokens > params->max_tokens)
         return INVALID("invalid_value", "min_tokens", "'min_tokens' is %d, above '%s', %d.",
                        params->min_tokens, max_name, params->max_tokens);
     return ERR_OK;
