@@ -71,7 +71,8 @@ static enum err read_lengths(struct reading *reading)
         params->max_tokens = completion;
         max_name = "max_completion_tokens";
     }
-    if (params->max_tokens > 0 && params->min_tokens > params->max_tokens)
+    /* generate() of the original takes it, and the longest counts. */
+    if (!reading->own && params->max_tokens > 0 && params->min_tokens > params->max_tokens)
         return INVALID("invalid_value", "min_tokens", "'min_tokens' is %d, above '%s', %d.",
                        params->min_tokens, max_name, params->max_tokens);
     return ERR_OK;
@@ -285,8 +286,9 @@ void params_merge(struct prompt_params *params, const struct prompt_params *defa
     if (asked->given && asked->min_length >= 0)
         from.min_tokens = -1;
     /* Who asks for a temperature alone wants to draw, not to search. */
-    if (params->temperature > 0 && (!asked->given || asked->num_beams < 0)) /* false for NAN */
-        from.search.num_beams = -1;
+    if (params->temperature > 0 && /* false for NAN */
+        (!asked->given || (asked->num_beams < 0 && asked->do_sample < 0)) && from.search.given)
+        from.search.num_beams = from.search.num_return_sequences = from.search.do_sample = -1;
     merge_int(&params->max_tokens, from.max_tokens);
     if (params->min_tokens < 0 && params->max_tokens >= 0 && from.min_tokens > params->max_tokens)
         from.min_tokens = params->max_tokens;

@@ -14,8 +14,8 @@
 bool params_know(const char *name);
 
 /* A JSON object of parameters, named as in a request.  own: what only the own machine is asked for
- * is allowed too (several sequences, a higher temperature).  ERR_USAGE names the key.  out's texts
- * are borrowed from *root (json_decref it). */
+ * is allowed too (a higher temperature, a shortest length above the longest).  ERR_USAGE names the
+ * key.  out's texts are borrowed from *root (json_decref it). */
 MUST_USE enum err params_parse(struct prompt_params *out, json_t **root, const char *text,
                                bool own);
 

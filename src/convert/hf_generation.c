@@ -9,6 +9,7 @@
 #include "wire/json.h"
 
 #define KEY_SIZE 96
+#define IDS_MAX  (1u << 20) /* of one list; no more than the engine takes */
 
 static const char *key_of(char out[KEY_SIZE], const char *name)
 {
@@ -195,6 +196,8 @@ static enum err read_suppressed(const struct hf_source *from, const char *name, 
                                 struct gguf_context *gguf)
 {
     size_t cap = json_array_size(json_object_get(from->object, name)) + 1, count = 0;
+    if (cap > IDS_MAX)
+        return hf_bad_field(from, name, "is too long a list");
     int32_t *ids = calloc(cap, sizeof *ids);
     if (ids == NULL)
         return err_set(ERR_NOMEM, "out of memory");
@@ -223,6 +226,8 @@ static enum err read_words(const struct hf_source *from, const struct hf_config 
     if (!is_set(list))
         return ERR_OK;
     json_array_foreach(list, i, word) room += json_array_size(word) + 1;
+    if (room > IDS_MAX)
+        return hf_bad_field(from, "bad_words_ids", "is too long a list");
     int32_t *ids = calloc(room, sizeof *ids);
     enum err err = ids == NULL ? err_set(ERR_NOMEM, "out of memory") : ERR_OK;
     if (err == ERR_OK && json_array_size(list) == 0)

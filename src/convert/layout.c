@@ -99,6 +99,7 @@ static enum err place(struct maker *maker, const struct placing *wanted, const c
                        theirs, placing.tensor->dtype_name);
     return add_placing(layout, &placing);
 }
+
 static enum err place_vector(struct maker *maker, const char *ours, const char *theirs, int64_t len)
 {
     struct placing placing = {.kind = PLACING_EXACT, .dims = 1, .ne = {len, 1}};

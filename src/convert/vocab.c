@@ -7,7 +7,8 @@
 #include "convert/files.h"
 #include "wire/utf8.h"
 
-#define MAX_TOKEN_BYTES 1024
+#define MAX_TOKEN_BYTES 512  /* no more than the engine takes */
+#define MAX_EXTRA       4096 /* special tokens beyond the known roles: each is looked for */
 
 enum token_type { TYPE_NORMAL = 1, TYPE_UNKNOWN, TYPE_CONTROL, TYPE_ADDED, TYPE_UNUSED };
 
@@ -162,10 +163,12 @@ static const char *role_text(const struct vocab *vocab, const char *role)
 }
 
 /* Other tokens that are never text. */
-static void mark_extra(struct vocab *vocab, const json_t *list)
+static enum err mark_extra(struct vocab *vocab, const json_t *list)
 {
     const json_t *row;
     size_t i;
+    if (json_array_size(list) > MAX_EXTRA)
+        return err_set(ERR_LIMIT, "%s: more than %d special tokens", vocab->folder, MAX_EXTRA);
     json_array_foreach(list, i, row)
     {
         const char *text =
@@ -174,10 +177,11 @@ static void mark_extra(struct vocab *vocab, const json_t *list)
         if (find_token(vocab, text, &id))
             vocab->types[id] = TYPE_CONTROL;
     }
+    return ERR_OK;
 }
 
 /* Tokens with a role are never text.  *end: the tokenizer's end token, where it has one. */
-static void mark_roles(struct vocab *vocab, struct gguf_context *gguf, uint32_t *end)
+static enum err mark_roles(struct vocab *vocab, struct gguf_context *gguf, uint32_t *end)
 {
     static const char *const roles[][2] = {{"bos_token", "<s>"},   {"eos_token", "</s>"},
                                            {"pad_token", "<pad>"}, {"sep_token", "</s>"},
@@ -196,9 +200,13 @@ static void mark_roles(struct vocab *vocab, struct gguf_context *gguf, uint32_t 
         if (strcmp(roles[i][0], "eos_token") == 0)
             *end = id;
     }
-    mark_extra(vocab, json_object_get(vocab->special, "additional_special_tokens"));
-    mark_extra(vocab, json_object_get(vocab->tokenizer_config, "additional_special_tokens"));
-    mark_extra(vocab, json_object_get(vocab->tokenizer_config, "extra_special_tokens"));
+    enum err err = mark_extra(vocab, json_object_get(vocab->special, "additional_special_tokens"));
+    if (err == ERR_OK)
+        err = mark_extra(vocab,
+                         json_object_get(vocab->tokenizer_config, "additional_special_tokens"));
+    if (err == ERR_OK)
+        err = mark_extra(vocab, json_object_get(vocab->tokenizer_config, "extra_special_tokens"));
+    return err;
 }
 
 /* ---- merges ---- */
@@ -412,10 +420,10 @@ enum err vocab_read(struct gguf_context *gguf, const char *folder, const struct 
     if (err == ERR_OK && vocab.merge_count == 0)
         err = err_set(ERR_INVALID, "%s: its vocabulary has no merges", folder);
     uint32_t end = config->end_count > 0 ? (uint32_t)config->ends[0] : config->bos;
-    if (err == ERR_OK) {
-        mark_roles(&vocab, gguf, &end);
+    if (err == ERR_OK)
+        err = mark_roles(&vocab, gguf, &end);
+    if (err == ERR_OK)
         err = fill_holes(&vocab);
-    }
     if (err == ERR_OK)
         write_keys(&vocab, gguf, config, end);
     vocab_done(&vocab);

@@ -65,9 +65,11 @@ static enum err from_folder(const struct settings *settings, char **argv, struct
         return ERR_OK;
     fprintf(stderr, "%s: %u tensors, weights as %s, %.1f MiB\n", argv[1], report.tensors,
             report.type, (double)report.bytes / 1048576);
-    if (report.left_out > 0)
-        fprintf(stderr, "%s: the model has no place for %u tensors (%s …): left out\n", argv[1],
-                report.left_out, report.first_left);
+    if (report.left_out > 0) {
+        fprintf(stderr, "%s: the model has no place for %u tensors (", argv[1], report.left_out);
+        term_text(stderr, report.first_left, strlen(report.first_left));
+        fputs(" …): left out\n", stderr);
+    }
     if (report.ignored[0] != '\0')
         fprintf(stderr, "%s: when tokens are drawn these settings are not followed: %s\n", argv[1],
                 report.ignored);

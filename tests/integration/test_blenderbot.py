@@ -119,6 +119,14 @@ def test_limit_beyond_the_positions_is_cut(checkpoint):
     assert reply["finish_reason"] == "length"
 
 
+def test_the_longest_length_counts_before_the_shortest(checkpoint):
+    """As in the original, by either name."""
+    _, gguf = checkpoint
+    for shortest in ("min_new_tokens", "min_length"):
+        ids = generated(gguf, "hello", {shortest: 60, "max_new_tokens": 30})["output_ids"]
+        assert len(ids) == 31 and ids[-1] == 2 and 2 not in ids[:-1]
+
+
 def test_parameters_that_make_no_sense_are_refused(checkpoint):
     _, gguf = checkpoint
     for params in ({"num_beams": 0}, {"num_beams": 10**6}, {"no_repeat_ngram_size": -1},

@@ -15,7 +15,7 @@ import pytest
 
 import checkpoints
 from checkpoints import Gguf
-from harness import WYVERN
+from harness import WYVERN, run
 
 DATA = pathlib.Path(__file__).resolve().parent.parent / "data" / "blenderbot"
 TINY, TINY_BIN = DATA / "tiny", DATA / "tiny-bin"
@@ -504,6 +504,23 @@ def test_bad_vocabulary(tmp_path, token, number, words):
         vocab[token] = number
     (folder / "vocab.json").write_text(json.dumps(vocab))
     refused(folder, tmp_path / "out.gguf", *words)
+
+
+def test_long_tokens_and_lists(tmp_path):
+    """What the engine would not load is not written."""
+    folder = without_weights(tmp_path, ("tokenizer.json",))
+    shutil.copy(TINY / "model.safetensors", folder)
+    (folder / "added_tokens.json").write_text(json.dumps({"x" * 512: 880}))
+    out = tmp_path / "out.gguf"
+    assert converted(folder, out).keys["tokenizer.ggml.tokens"][880] == "x" * 512
+    run("generate", "--model", out, "--max-tokens", 2, "--", "hello", check=0)
+    out.unlink()
+    (folder / "added_tokens.json").write_text(json.dumps({"x" * 513: 880}))
+    refused(folder, out, "makes no sense")
+    (folder / "added_tokens.json").unlink()
+    (folder / "special_tokens_map.json").write_text(
+        json.dumps({"additional_special_tokens": ["x"] * 5000}))
+    refused(folder, out, "special tokens")
 
 
 @pytest.mark.parametrize("added, fits", [({"<mask>": 881}, True), ({"<mask>": 880}, True),

@@ -376,6 +376,7 @@ static enum err search_led(struct bb_sequence *seq)
     seq->strayed = true;
     return ERR_OK;
 }
+
 static enum engine_finish finish_of(const struct bb_engine *engine, const struct bb_search *search,
                                     const struct bb_hypothesis *result)
 {

@@ -5,8 +5,6 @@
 
 #include "engine/blenderbot/kernels.h"
 
-#define MOST_CELLS 16384 /* positions a model may have */
-
 const struct bb_kernels *bb_kernels_best(void)
 {
 #ifdef BB_KERNELS_X86
@@ -46,7 +44,7 @@ static void attend(struct ggml_tensor *dst, int ith, int nth, void *userdata)
     size_t row_size = (size_t)query->ne[0], first, last;
     const struct bb_kernels *kernels = bb_kernels_best();
     const float *in = query->data;
-    float *out = dst->data, weights[MOST_CELLS];
+    float *out = dst->data, weights[ATTEND_CELLS_MAX];
     share(job->heads, ith, nth, &first, &last);
     size_t at = first * size, bytes = (last - first) * size * sizeof(float);
     for (size_t row = 0; job->own != NULL && row < rows; row++) {

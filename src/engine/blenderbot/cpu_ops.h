@@ -10,6 +10,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#define ATTEND_CELLS_MAX 16384 /* that one row may read: positions a model may have */
+
 struct attend_job {
     size_t heads;
     size_t most;           /* cells that one row reads at most */

@@ -10,18 +10,17 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "engine/blenderbot/cpu_ops.h"
 #include "engine/blenderbot/defaults.h"
 #include "engine/blenderbot/header.h"
 #include "engine/blenderbot/weights.h"
 #include "engine/runtime_log.h"
 #include "wire/utf8.h"
 
-#define BB_PREFIX     "blenderbot."
-#define MAX_BLOCKS    256
-#define MAX_WIDTH     (1u << 16)
-#define MAX_FFN       (1u << 18)
-#define MAX_POSITIONS (1u << 14)
-#define MAX_VOCAB     (1u << 20)
+#define MAX_BLOCKS 256
+#define MAX_WIDTH  (1u << 16)
+#define MAX_FFN    (1u << 18)
+#define MAX_VOCAB  (1u << 20)
 
 struct load {
     struct bb_model *model;
@@ -82,7 +81,7 @@ static enum err read_sizes(struct load *load)
     if (err == ERR_OK)
         err = bb_read_size(gguf, "vocab_size", 2, MAX_VOCAB, &model->vocab_size);
     if (err == ERR_OK)
-        err = bb_read_size(gguf, "context_length", 2, MAX_POSITIONS, &model->positions);
+        err = bb_read_size(gguf, "context_length", 2, ATTEND_CELLS_MAX, &model->positions);
     if (err == ERR_OK)
         err =
             bb_read_u32(gguf, "decoder_start_token_id", 0, (uint32_t)model->vocab_size - 1, &start);

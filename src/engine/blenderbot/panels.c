@@ -21,8 +21,15 @@
 #define GROUPS       (PANEL_BLOCK / GROUP)
 #define AHEAD        (size_t)4096 /* bytes: the CPU's own prefetching stops at the end of a page */
 
-/* A loop without a loop: what it fills must become registers. */
-#ifdef __clang__
+/* A loop without a loop: what it fills must become registers.  Not under the sanitizers, whose
+ * checks in each copy take a compiler many minutes. */
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define UNROLL _Pragma("clang loop unroll(disable)")
+#endif
+#endif
+#ifdef UNROLL
+#elif defined(__clang__)
 #define UNROLL _Pragma("unroll")
 #else
 #define UNROLL _Pragma("GCC unroll 12")
@@ -46,7 +53,9 @@ static void quantise(uint8_t *out, const float *in, size_t columns)
         _mm_storeu_si128(bytes, _mm512_cvtsepi32_epi8(low));
         _mm_storeu_si128(bytes + 1, _mm512_cvtsepi32_epi8(high));
         scales[i] = most / 127.0f;
-        starts[i] = -128 * _mm512_reduce_add_epi32(_mm512_add_epi32(low, high));
+        /* unsigned: what is no number becomes the lowest one, and the sum wraps */
+        starts[i] =
+            (int32_t)(0u - 128u * (uint32_t)_mm512_reduce_add_epi32(_mm512_add_epi32(low, high)));
     }
 }
 

@@ -82,8 +82,11 @@ static void take_sampling(const struct engine_params *params, struct bb_search_p
         out->sample = search->do_sample == 1;
     } else if (!isnan(params->temperature)) {
         out->sample = warm;
-        if (warm && (search == NULL || search->num_beams < 0))
-            out->beams = out->returned = 1;
+        if (warm && (search == NULL || search->num_beams < 0)) {
+            out->beams = 1;
+            if (search == NULL || search->num_return_sequences < 0)
+                out->returned = 1;
+        }
     }
     if (!isnan(params->temperature))
         out->draw.temperature = params->temperature;

@@ -67,35 +67,54 @@ static enum err encode_turns(const struct bb_engine *engine, const struct turns 
     return err;
 }
 
-/* The next message to leave out; false when only the last is left. */
-static bool drop_oldest(struct turns *turns)
+/* The same from one turn on. */
+static enum err encode_from(const struct bb_engine *engine, struct turns *turns, size_t first,
+                            struct buf *ids, size_t *cut)
 {
-    size_t next = turns->first;
-    while (next < turns->count && strcmp(turns->messages[next].role, "system") == 0)
-        next++;
-    if (next + 1 >= turns->count)
-        return false;
-    turns->first = next + 1;
-    return true;
+    turns->first = first;
+    return encode_turns(engine, turns, ids, cut);
+}
+
+static bool is_fitting(const struct buf *ids, size_t cut, size_t room)
+{
+    return cut == 0 && ids->len / sizeof(int32_t) <= room;
+}
+
+/* Leaves out as few of the oldest turns as it takes to fit; all but the last, where that is not
+ * enough.  By halving: there may be a thousand, and each try encodes all that are kept. */
+static enum err drop_oldest(const struct bb_engine *engine, struct turns *turns, size_t room,
+                            struct buf *ids, size_t *cut)
+{
+    size_t low = 0, high = turns->count - 1; /* from low on they do not fit */
+    if (high == 0)
+        return ERR_OK;
+    enum err err = encode_from(engine, turns, high, ids, cut);
+    if (err != ERR_OK || !is_fitting(ids, *cut, room))
+        return err;
+    while (err == ERR_OK && high - low > 1) {
+        size_t middle = low + (high - low) / 2;
+        err = encode_from(engine, turns, middle, ids, cut);
+        *(is_fitting(ids, *cut, room) ? &high : &low) = middle;
+    }
+    return err == ERR_OK && turns->first != high ? encode_from(engine, turns, high, ids, cut) : err;
 }
 
 enum err bb_prompt_ids(const struct bb_engine *engine, const struct engine_request *request,
                        struct buf *out, size_t *truncated)
 {
-    size_t room = engine->base.info.context - 1, cut = 0, all = 0; /* an end token follows */
+    size_t room = engine->base.info.context - 1, cut = 0; /* an end token follows */
     struct engine_message raw = {"user", request->raw_prompt};
     struct turns turns = {request->messages, request->message_count, 0};
     if (turns.messages == NULL)
         turns = (struct turns){&raw, 1, 0};
     enum err err = encode_turns(engine, &turns, out, &cut);
-    size_t count = all = out->len / sizeof(int32_t);
-    while (err == ERR_OK && (cut > 0 || count > room) && drop_oldest(&turns)) {
-        err = encode_turns(engine, &turns, out, &cut);
-        count = out->len / sizeof(int32_t);
-    }
+    size_t all = out->len / sizeof(int32_t);
+    if (err == ERR_OK && !is_fitting(out, cut, room))
+        err = drop_oldest(engine, &turns, room, out, &cut);
     if (err != ERR_OK)
         return err;
-    if ((cut > 0 || count > room) && !request->truncate_left)
+    size_t count = out->len / sizeof(int32_t);
+    if (!is_fitting(out, cut, room) && !request->truncate_left)
         return err_set(ERR_LIMIT, "the prompt has %s%zu tokens and the model takes at most %zu",
                        cut > 0 ? "more than " : "", count + 1, room + 1);
     if (count > room)

@@ -410,6 +410,53 @@ static void test_turns_are_joined(void **state)
     free(a);
 }
 
+static size_t count_ids(const struct engine_message *messages, size_t count, int32_t **ids)
+{
+    struct engine_request request = {
+        .messages = messages, .message_count = count, .params = engine_params_default()};
+    size_t made = 0;
+    if (engine_tokenize(fixtures[0].engine, &request, ids, &made) != ERR_OK)
+        fail_msg("%s", err_text());
+    return made;
+}
+
+/* Of a long talk as few of the oldest turns leave as it takes, and those in front say who speaks.
+ */
+static void test_the_oldest_turns_leave(void **state)
+{
+    enum { TURNS = 1024 };
+    static struct engine_message messages[TURNS];
+    static const char *const texts[] = {"Hello", "", "Do you like music?", "Hi there, you"};
+    size_t context = engine_info(fixtures[0].engine)->context;
+    for (size_t system = 0; system < 2; system++) {
+        for (size_t i = 0; i < TURNS; i++)
+            messages[i] =
+                (struct engine_message){i % 2 == 0 ? "user" : "assistant", texts[i * i / 3 % 4]};
+        if (system)
+            messages[0] = (struct engine_message){"system", "your persona: I like cats."};
+        struct engine_message shorter[TURNS + 1] = {messages[0]};
+        int32_t *ids = NULL, *wanted = NULL;
+        size_t made = count_ids(messages, TURNS, &ids), count = 0, kept = 0;
+        assert_true(made <= context);
+        while (count < made) { /* one turn more each time */
+            kept++;
+            memcpy(shorter + system, messages + TURNS - kept, kept * sizeof *messages);
+            free(wanted);
+            count = count_ids(shorter, system + kept, &wanted);
+        }
+        assert_true(kept > 10 && count == made);
+        assert_memory_equal(ids, wanted, made * sizeof *ids);
+        free(wanted);
+        wanted = NULL;
+        memcpy(shorter + system, messages + TURNS - kept - 1, (kept + 1) * sizeof *messages);
+        assert_int_equal(count_ids(shorter, system + kept + 1, &wanted),
+                         made); /* it leaves again */
+        assert_memory_equal(ids, wanted, made * sizeof *ids);
+        free(ids);
+        free(wanted);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -422,6 +469,7 @@ int main(void)
         cmocka_unit_test(test_what_does_not_fit),
         cmocka_unit_test(test_too_long_a_reply_is_cut_to_the_positions),
         cmocka_unit_test(test_turns_are_joined),
+        cmocka_unit_test(test_the_oldest_turns_leave),
     };
     return cmocka_run_group_tests(tests, open_all, close_all);
 }

@@ -216,6 +216,10 @@ static void test_quantising_rounds_to_the_nearest(void **state)
     for (size_t i = 32; i < 64; i++) /* nothing but zeros: no division by nothing */
         assert_int_equal(out[i], 0);
     assert_true(scales[1] == 0.0f && starts[1] == 0);
+    in[3] = INFINITY; /* a broken model's: no overflow, and no number comes of it */
+    in[4] = 1;
+    panel_kernels_get()->quantise(out, in, 64);
+    assert_false(isfinite(scales[0]));
 }
 
 int main(void)
