@@ -37,7 +37,8 @@ void gpu_figure_set(struct gpu_reading *reading, enum gpu_figure figure, double 
 
 void gpu_memory_set(struct gpu_reading *reading, uint64_t total, uint64_t used, uint64_t free)
 {
-    bool sound = total > 0 && used <= total && free <= total - used;
+    bool sound = total > 0 && (double)total <= most[GPU_MEMORY_TOTAL_BYTES] && used <= total &&
+                 free <= total - used;
 
     gpu_figure_set(reading, GPU_MEMORY_TOTAL_BYTES, sound ? (double)total : NAN);
     gpu_figure_set(reading, GPU_MEMORY_USED_BYTES, sound ? (double)used : NAN);
