@@ -8,8 +8,8 @@
 #include "api/params.h"
 #include "base/clock.h"
 #include "base/log.h"
-#include "probe/host.h"
 #include "metrics/gzip.h"
+#include "probe/host.h"
 #include "roles/gateway/gateway.h"
 #include "wire/json.h"
 
