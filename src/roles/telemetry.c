@@ -1,13 +1,15 @@
 /*
  * telemetry.c - the telemetry worker: one a node, serves the node's metrics to Prometheus.
  *
- * One thread, one loop.  Every second it reads GPUs and host and says that it is there; in between
- * it hears what the node's inference workers say of themselves (state.infer.<node>.*) and answers
- * scrapes from the registry, so that a scrape never waits for a driver.
+ * One loop, and a thread for each collector, which reads GPUs, host, … every second: a scrape never
+ * waits for a driver, and a driver that hangs stops nothing else (probe/poller.h).  The loop hears
+ * what the node's inference workers say of themselves (state.infer.<node>.*), and fills the
+ * registry anew for each scrape.
  */
-#include <inttypes.h>
+#include <math.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -21,149 +23,44 @@
 #include "bus/teller.h"
 #include "config/settings.h"
 #include "http/server.h"
+#include "metrics/gzip.h"
 #include "metrics/text.h"
 #include "probe/host.h"
-#include "probe/nvml.h"
 #include "roles/roles.h"
-#include "roles/tally.h"
+#include "roles/telemetry.h"
 #include "wire/presence.h"
 #include "wire/subject.h"
 
 #define POLL_MS          1000
-#define GPU_RETRY_POLLS  60        /* between two looks for a library that was not there */
+#define HANG_MS          3000      /* a reading that takes longer hangs */
 #define SCRAPE_MAX_BYTES (4 << 20) /* text of one scrape */
 #define DEFAULT_HOST     "127.0.0.1"
 
-enum row {
-    /* the original's seven */
-    GPU_UTILIZATION,
-    GPU_MEMORY_UTILIZATION,
-    GPU_MEMORY_USED,
-    GPU_MEMORY_FREE,
-    GPU_MEMORY_TOTAL,
-    SYSTEM_LOAD_AVERAGE,
-    REQUEST_LATENCY,
-    /* ours */
-    GPU_UP,
-    WORKER_INFO,
-    WORKER_SLOTS,
-    WORKER_ACTIVE,
-    WORKER_PROMPTS,
-    WORKER_FAILED,
-    WORKER_PROMPT_TOKENS,
-    WORKER_REPLY_TOKENS,
-    BUILD_INFO,
-    BROKER_CONNECTED,
-    POLL_SECONDS,
-    ROW_COUNT
-};
+#define AT(row) [(row)-WORKER_ROWS_END]
 
-#define GPU_LABELS                                                                                 \
-    {                                                                                              \
-        "hostname", "gpu_index", "uuid"                                                            \
-    }
-#define WORKER_LABELS                                                                              \
-    {                                                                                              \
-        "worker"                                                                                   \
-    }
-
-static const struct metric rows[ROW_COUNT] = {
-    [GPU_UTILIZATION] = {.name = "gpu_utilization",
-                         .type = METRIC_GAUGE,
-                         .help = "GPU utilization percentage",
-                         .labels = GPU_LABELS},
-    [GPU_MEMORY_UTILIZATION] = {.name = "gpu_memory_utilization",
-                                .type = METRIC_GAUGE,
-                                .help = "GPU memory utilization percentage (time the memory was "
-                                        "busy)",
-                                .labels = GPU_LABELS},
-    [GPU_MEMORY_USED] = {.name = "gpu_memory_used",
-                         .type = METRIC_GAUGE,
-                         .help = "GPU memory used in MiB",
-                         .labels = GPU_LABELS},
-    [GPU_MEMORY_FREE] = {.name = "gpu_memory_free",
-                         .type = METRIC_GAUGE,
-                         .help = "GPU memory free in MiB",
-                         .labels = GPU_LABELS},
-    [GPU_MEMORY_TOTAL] = {.name = "gpu_memory_total",
-                          .type = METRIC_GAUGE,
-                          .help = "GPU memory total in MiB",
-                          .labels = GPU_LABELS},
-    [SYSTEM_LOAD_AVERAGE] = {.name = "system_load_average",
+static const struct metric self_rows[ROW_COUNT - WORKER_ROWS_END] = {
+    AT(BUILD_INFO) = {.name = "wyvern_build_info",
+                      .type = METRIC_GAUGE,
+                      .help = "Version of this program, and what it is here",
+                      .labels = {"version", "role"}},
+    AT(BROKER_CONNECTED) = {.name = "wyvern_broker_connected",
+                            .type = METRIC_GAUGE,
+                            .help = "1 while this telemetry worker is connected to the broker"},
+    AT(COLLECTOR_SUCCESS) = {.name = "wyvern_collector_success",
                              .type = METRIC_GAUGE,
-                             .help = "System load average over 1 minute"},
-    [REQUEST_LATENCY] = {.name = "request_latency_seconds",
-                         .type = METRIC_HISTOGRAM,
-                         .help = "Request latency in seconds, from acceptance to the reply's end, "
-                                 "of requests served on this node",
-                         .buckets = presence_latency_bounds,
-                         .bucket_count = LATENCY_BUCKET_COUNT},
-    [GPU_UP] = {.name = "wyvern_gpu_up",
-                .type = METRIC_GAUGE,
-                .help = "1 while the GPU answers, 0 when it was lost",
-                .labels = GPU_LABELS},
-    [WORKER_INFO] = {.name = "wyvern_worker_info",
-                     .type = METRIC_GAUGE,
-                     .help = "An inference worker of this node: its device, model and state",
-                     .labels = {"worker", "device", "model", "state"}},
-    [WORKER_SLOTS] = {.name = "wyvern_worker_slots",
-                      .type = METRIC_GAUGE,
-                      .help = "Prompts that the worker can serve at once",
-                      .labels = WORKER_LABELS},
-    [WORKER_ACTIVE] = {.name = "wyvern_worker_active",
-                       .type = METRIC_GAUGE,
-                       .help = "Prompts that the worker is serving now",
-                       .labels = WORKER_LABELS},
-    [WORKER_PROMPTS] = {.name = "wyvern_worker_prompts_total",
-                        .type = METRIC_COUNTER,
-                        .help = "Prompts that the worker has served since its start",
-                        .labels = WORKER_LABELS},
-    [WORKER_FAILED] = {.name = "wyvern_worker_failed_total",
-                       .type = METRIC_COUNTER,
-                       .help = "Prompts that failed in the worker since its start",
-                       .labels = WORKER_LABELS},
-    [WORKER_PROMPT_TOKENS] = {.name = "wyvern_worker_prompt_tokens_total",
-                              .type = METRIC_COUNTER,
-                              .help = "Tokens of prompts that the worker has read",
-                              .labels = WORKER_LABELS},
-    [WORKER_REPLY_TOKENS] = {.name = "wyvern_worker_reply_tokens_total",
-                             .type = METRIC_COUNTER,
-                             .help = "Tokens that the worker has generated",
-                             .labels = WORKER_LABELS},
-    [BUILD_INFO] = {.name = "wyvern_build_info",
-                    .type = METRIC_GAUGE,
-                    .help = "Version of this program",
-                    .labels = {"version"}},
-    [BROKER_CONNECTED] = {.name = "wyvern_broker_connected",
-                          .type = METRIC_GAUGE,
-                          .help = "1 while this telemetry worker is connected to the broker"},
-    [POLL_SECONDS] = {.name = "wyvern_poll_duration_seconds",
-                      .type = METRIC_GAUGE,
-                      .help = "How long the last reading of GPUs and host took"},
-};
-
-struct telemetry {
-    const struct settings *settings;
-    struct join join;
-    struct loop *loop;
-    struct bus *bus;
-    struct bus_subscription *workers;
-    struct http_server *server;
-    struct loop_timer *tick;
-    struct teller *teller;
-    struct metrics *metrics;
-    struct nvml *nvml;
-    struct tally tally;
-    struct presence presence;
-    char hostname[PRESENCE_TEXT_MAX];
-    unsigned polls;
-    bool told_no_gpu, gpu_gone, told_full, incomplete;
+                             .help = "1 while a collector reads what it should, 0 when it fails or "
+                                     "hangs; none where there is nothing for it here",
+                             .labels = {"collector"}},
+    AT(COLLECTOR_DURATION) = {.name = "wyvern_collector_duration_seconds",
+                              .type = METRIC_GAUGE,
+                              .help = "How long a collector's last reading took, or has hung",
+                              .labels = {"collector"}},
 };
 
 /* ---- filling the registry ---- */
 
 /* A series that can't be kept (more than METRICS_MAX_SERIES, no memory) is told once. */
-static void keep(struct telemetry *telemetry, enum err err)
+void telemetry_keep(struct telemetry *telemetry, enum err err)
 {
     if (err != ERR_OK && !telemetry->incomplete) {
         telemetry->incomplete = true;
@@ -171,136 +68,93 @@ static void keep(struct telemetry *telemetry, enum err err)
     }
 }
 
-static void set(struct telemetry *telemetry, enum row row, const char *const *labels, double value)
+void telemetry_set(struct telemetry *telemetry, size_t row, const char *const *labels, double value)
 {
-    keep(telemetry, metrics_set(telemetry->metrics, row, labels, value));
+    if (!isnan(value))
+        telemetry_keep(telemetry, metrics_set(telemetry->metrics, row, labels, value));
 }
 
-static void show_gpu(struct telemetry *telemetry, const struct gpu_reading *gpu)
+static void show_self(struct telemetry *telemetry)
 {
-    char index[16];
-    const char *const labels[] = {telemetry->hostname, index, gpu->uuid};
+    static const char *const build[] = {WYVERN_VERSION, "telemetry"};
 
-    snprintf(index, sizeof index, "%u", gpu->index);
-    set(telemetry, GPU_UP, labels, gpu->up);
-    if (gpu->has_utilization) {
-        set(telemetry, GPU_UTILIZATION, labels, gpu->gpu_percent);
-        set(telemetry, GPU_MEMORY_UTILIZATION, labels, gpu->memory_percent);
-    }
-    if (gpu->has_memory) { /* whole MiB, as the original has them */
-        set(telemetry, GPU_MEMORY_USED, labels, (double)(gpu->memory_used >> 20));
-        set(telemetry, GPU_MEMORY_FREE, labels, (double)(gpu->memory_free >> 20));
-        set(telemetry, GPU_MEMORY_TOTAL, labels, (double)(gpu->memory_total >> 20));
-    }
-}
-
-/* No GPU is normal: said once, and looked for again now and then, should a driver come. */
-static void open_gpus(struct telemetry *telemetry)
-{
-    if (telemetry->nvml != NULL || telemetry->polls % GPU_RETRY_POLLS != 0)
-        return;
-    if (nvml_open(&telemetry->nvml, NULL) == ERR_OK) {
-        log_info("gpu.found");
-    } else if (!telemetry->told_no_gpu) {
-        telemetry->told_no_gpu = true;
-        log_info("gpu.none why=\"%s\"", err_text());
+    telemetry_set(telemetry, BUILD_INFO, build, 1);
+    telemetry_set(telemetry, BROKER_CONNECTED, NULL, bus_connected(telemetry->bus));
+    metrics_clear(telemetry->metrics, COLLECTOR_SUCCESS);
+    metrics_clear(telemetry->metrics, COLLECTOR_DURATION);
+    for (size_t i = 0; i < COLLECTOR_COUNT; i++) {
+        const struct collector *collector = &telemetry->collectors[i];
+        if (collector->poller == NULL || collector->news.answer == POLL_NOTHING)
+            continue;
+        telemetry_set(telemetry, COLLECTOR_SUCCESS, &collector->name,
+                      collector->news.answer == POLL_WELL);
+        telemetry_set(telemetry, COLLECTOR_DURATION, &collector->name, collector->news.duration_s);
     }
 }
 
-static void poll_gpus(struct telemetry *telemetry)
+/* A collector's news to the log, when they are other than before. */
+static void tell_news(struct collector *collector)
 {
-    static const enum row gpu_rows[] = {GPU_UTILIZATION, GPU_MEMORY_UTILIZATION, GPU_MEMORY_USED,
-                                        GPU_MEMORY_FREE, GPU_MEMORY_TOTAL,       GPU_UP};
-    struct gpu_reading readings[NVML_MAX_GPUS];
-    unsigned count = 0;
-    bool gone;
-
-    open_gpus(telemetry);
-    if (telemetry->nvml == NULL)
-        return;
-    gone = nvml_read(telemetry->nvml, readings, &count) != ERR_OK;
-    if (gone && !telemetry->gpu_gone)
-        log_warn("gpu.gone why=\"%s\"", err_text());
-    else if (!gone && telemetry->gpu_gone)
-        log_info("gpu.back count=%u", count);
-    telemetry->gpu_gone = gone;
-    for (size_t i = 0; i < sizeof gpu_rows / sizeof *gpu_rows; i++)
-        metrics_clear(telemetry->metrics, gpu_rows[i]);
-    for (unsigned i = 0; i < count; i++)
-        show_gpu(telemetry, &readings[i]);
+    switch (collector->news.answer) {
+    case POLL_WELL:
+        if (collector->told_failed || collector->told_nothing)
+            log_info("collector.works collector=%s", collector->name);
+        collector->told_failed = collector->told_nothing = false;
+        break;
+    case POLL_NOTHING:
+        if (!collector->told_nothing && collector->news.readings > 0) {
+            collector->told_nothing = true;
+            log_info("collector.idle collector=%s why=\"%s\"", collector->name,
+                     collector->news.why);
+        }
+        break;
+    case POLL_FAILED:
+        if (!collector->told_failed)
+            log_warn("collector.failed collector=%s why=\"%s\"", collector->name,
+                     collector->news.why);
+        collector->told_failed = true;
+        break;
+    }
 }
 
-static void poll_host(struct telemetry *telemetry)
+static void fetch_readings(struct telemetry *telemetry)
 {
-    double load[3];
-
-    if (host_load_average(load) == ERR_OK)
-        set(telemetry, SYSTEM_LOAD_AVERAGE, NULL, load[0]);
-    else
-        metrics_clear(telemetry->metrics, SYSTEM_LOAD_AVERAGE);
-}
-
-static void show_worker(struct telemetry *telemetry, const struct presence *worker)
-{
-    const char *const name[] = {worker->name};
-    const char *const info[] = {worker->name, worker->device, worker->model, worker->state};
-
-    set(telemetry, WORKER_INFO, info, 1);
-    set(telemetry, WORKER_SLOTS, name, worker->slots);
-    set(telemetry, WORKER_ACTIVE, name, worker->active);
-    set(telemetry, WORKER_PROMPTS, name, (double)worker->prompts_total);
-    set(telemetry, WORKER_FAILED, name, (double)worker->failed_total);
-    set(telemetry, WORKER_PROMPT_TOKENS, name, (double)worker->prompt_tokens_total);
-    set(telemetry, WORKER_REPLY_TOKENS, name, (double)worker->reply_tokens_total);
-}
-
-static void show_workers(struct telemetry *telemetry)
-{
-    uint64_t counts[LATENCY_BUCKET_COUNT + 1];
-    double sum;
-
-    tally_sweep(&telemetry->tally, clock_mono_ns());
-    for (enum row row = WORKER_INFO; row <= WORKER_REPLY_TOKENS; row++)
-        metrics_clear(telemetry->metrics, row);
-    for (size_t i = 0; i < telemetry->tally.count; i++)
-        if (!telemetry->tally.workers[i].gone)
-            show_worker(telemetry, &telemetry->tally.workers[i].presence);
-    tally_latency(&telemetry->tally, counts, &sum);
-    keep(telemetry, metrics_set_histogram(telemetry->metrics, REQUEST_LATENCY, NULL, counts, sum));
+    for (size_t i = 0; i < COLLECTOR_COUNT; i++) {
+        struct collector *collector = &telemetry->collectors[i];
+        if (collector->poller == NULL)
+            continue;
+        poller_latest(collector->poller, collector->latest, &collector->news);
+        tell_news(collector);
+    }
 }
 
 /* ---- what comes in ---- */
 
-static void on_worker(void *arg, const struct bus_message *message)
-{
-    struct telemetry *telemetry = arg;
-    struct presence presence;
-    enum err err = presence_decode(&presence, message->data, message->len);
-
-    if (err != ERR_OK) {
-        log_debug("presence.unread subject=\"%s\" why=\"%s\"", message->subject, err_text());
-        return;
-    }
-    if (strcmp(presence.role, "infer") != 0)
-        return;
-    err = tally_hear(&telemetry->tally, &presence, clock_mono_ns());
-    if (err != ERR_OK && !telemetry->told_full) {
-        telemetry->told_full = true;
-        log_warn("worker.uncounted worker=\"%s\" why=\"%s\"", presence.name, err_text());
-    }
-}
-
 static void answer_metrics(struct telemetry *telemetry, struct http_exchange *exchange,
                            const struct http_request *request)
 {
-    static const struct http_header headers[] = {{"Cache-Control", "no-store"}, {"Vary", "Accept"}};
+    static const struct http_header headers[] = {
+        {"Cache-Control", "no-store"},
+        {"Vary", "Accept, Accept-Encoding"},
+        {"Content-Encoding", "gzip"},
+    };
     enum metrics_format format = metrics_format_negotiate(http_request_header(request, "accept"));
+    bool packed = metrics_gzip_welcome(http_request_header(request, "accept-encoding"));
     struct buf text;
+    enum err err;
 
     buf_init(&text, SCRAPE_MAX_BYTES);
+    fetch_readings(telemetry);
+    show_gpus(telemetry);
+    show_node(telemetry);
     show_workers(telemetry);
-    if (metrics_write(telemetry->metrics, format, &text) == ERR_OK)
-        http_reply(exchange, 200, headers, 2, metrics_content_type(format), text.data, text.len);
+    show_self(telemetry);
+    err = metrics_write(telemetry->metrics, format, &text);
+    if (err == ERR_OK && packed)
+        packed = metrics_gzip(&text) == ERR_OK;
+    if (err == ERR_OK)
+        http_reply(exchange, 200, headers, packed ? 3 : 2, metrics_content_type(format), text.data,
+                   text.len);
     else
         http_reply(exchange, 500, NULL, 0, "text/plain", err_text(), strlen(err_text()));
     buf_done(&text);
@@ -324,16 +178,10 @@ static void on_request(void *arg, struct http_exchange *exchange,
         http_reply(exchange, 404, NULL, 0, "text/plain", nothing, sizeof nothing - 1);
 }
 
+/* For the log alone: scrapes fetch for themselves, and nobody may be scraping. */
 static void on_tick(void *arg)
 {
-    struct telemetry *telemetry = arg;
-    int64_t start_ns = clock_mono_ns();
-
-    poll_gpus(telemetry);
-    poll_host(telemetry);
-    telemetry->polls++;
-    set(telemetry, POLL_SECONDS, NULL, (double)(clock_mono_ns() - start_ns) / (double)NS_PER_S);
-    set(telemetry, BROKER_CONNECTED, NULL, bus_connected(telemetry->bus));
+    fetch_readings(arg);
 }
 
 static void on_signal(void *arg, int signum)
@@ -418,20 +266,50 @@ static enum err join_broker(struct telemetry *telemetry)
     if (err != ERR_OK)
         return err;
     snprintf(subject, sizeof subject, "state.infer.%s.*", node);
-    err = bus_subscribe(&telemetry->workers, telemetry->bus, subject, on_worker, telemetry);
+    err = bus_subscribe(&telemetry->workers, telemetry->bus, subject, hear_worker, telemetry);
+    snprintf(subject, sizeof subject, "state.node.%s.*", node);
+    if (err == ERR_OK)
+        err = bus_subscribe(&telemetry->supervisor, telemetry->bus, subject, hear_supervisor,
+                            telemetry);
     if (err == ERR_OK)
         err = teller_new(&telemetry->teller, telemetry->bus, telemetry->loop, &telemetry->presence,
                          NULL, NULL);
     return err;
 }
 
+enum err telemetry_collect(struct telemetry *telemetry, enum collector_id id, const char *name,
+                           const struct poller_config *config)
+{
+    struct collector *collector = &telemetry->collectors[id];
+    struct poller_config whole = *config;
+
+    whole.period_ms = POLL_MS;
+    whole.hang_ms = HANG_MS;
+    collector->name = name;
+    collector->latest = calloc(1, config->size);
+    if (collector->latest != NULL)
+        return poller_new(&collector->poller, &whole);
+    if (config->done != NULL)
+        config->done(config->state);
+    return err_set(ERR_NOMEM, "no memory for the collector %s", name);
+}
+
+/* One table of all sections. */
+static const struct metric *make_table(void)
+{
+    static struct metric rows[ROW_COUNT];
+
+    memcpy(rows, telemetry_gpu_rows, sizeof telemetry_gpu_rows);
+    memcpy(rows + GPU_ROWS_END, telemetry_node_rows, sizeof telemetry_node_rows);
+    memcpy(rows + NODE_ROWS_END, telemetry_worker_rows, sizeof telemetry_worker_rows);
+    memcpy(rows + WORKER_ROWS_END, self_rows, sizeof self_rows);
+    return rows;
+}
+
 static enum err start(struct telemetry *telemetry)
 {
-    static const char *const version[] = {WYVERN_VERSION};
-    enum err err = metrics_new(&telemetry->metrics, rows, ROW_COUNT);
+    enum err err = metrics_new(&telemetry->metrics, make_table(), ROW_COUNT);
 
-    if (err == ERR_OK)
-        err = metrics_set(telemetry->metrics, BUILD_INFO, version, 1);
     if (err == ERR_OK)
         err = loop_new(&telemetry->loop);
     if (err == ERR_OK)
@@ -440,6 +318,10 @@ static enum err start(struct telemetry *telemetry)
         err = loop_signal(telemetry->loop, SIGINT, on_signal, telemetry);
     if (err == ERR_OK)
         err = loop_timer_new(&telemetry->tick, telemetry->loop, on_tick, telemetry);
+    if (err == ERR_OK)
+        err = collect_gpus(telemetry);
+    if (err == ERR_OK)
+        err = collect_node(telemetry);
     if (err == ERR_OK)
         err = serve(telemetry);
     if (err == ERR_OK)
@@ -464,7 +346,7 @@ int role_telemetry(const struct settings *settings, int argc, char **argv)
     if (err == ERR_OK) {
         loop_timer_start(telemetry.tick, 0, POLL_MS);
         loop_run(telemetry.loop);
-        log_info("telemetry.left polls=%u", telemetry.polls);
+        log_info("telemetry.left");
     } else {
         log_error("telemetry.not_started why=\"%s\"", err_text());
         status = err_exit_status(err);
@@ -474,7 +356,10 @@ int role_telemetry(const struct settings *settings, int argc, char **argv)
     bus_close(telemetry.bus);
     loop_timer_free(telemetry.tick);
     loop_free(telemetry.loop);
-    nvml_close(telemetry.nvml);
+    for (size_t i = 0; i < COLLECTOR_COUNT; i++) {
+        poller_free(telemetry.collectors[i].poller);
+        free(telemetry.collectors[i].latest);
+    }
     metrics_free(telemetry.metrics);
     tally_done(&telemetry.tally);
     join_done(&telemetry.join);
