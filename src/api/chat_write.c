@@ -66,6 +66,8 @@ static void write_wyvern(struct json_out *out, const struct reply *reply, const 
     json_out_time(out, "accepted_at", reply->accepted_at);
     json_out_time(out, "started_at", reply->started_at);
     json_out_time(out, "finished_at", reply->finished_at);
+    if (reply->trace_id != NULL && reply->trace_id[0] != '\0')
+        json_out_text(out, "trace_id", reply->trace_id);
     json_out_object_end(out);
 }
 

@@ -63,7 +63,8 @@ static const char *const node_publish[] = {"state.node.>", "state.infer.>", "$JS
 static const char *const node_subscribe[] = {"state.gateway.>", NULL};
 
 static const char *const telemetry_publish[] = {"state.telemetry.>", NULL};
-static const char *const telemetry_subscribe[] = {"state.infer.>", "state.gateway.>", NULL};
+static const char *const telemetry_subscribe[] = {"state.infer.>", "state.node.>",
+                                                  "state.gateway.>", NULL};
 
 static const struct rights role_rights[BROKER_ROLE_COUNT] = {
     [BROKER_SETUP] = {NULL, NULL},

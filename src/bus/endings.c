@@ -146,6 +146,7 @@ struct cancel {
     struct endings *endings;
     char id[ID_SIZE], gateway[TAG_SIZE], reason[16];
     char prompter[PROMPT_MAX_PROMPTER + 1], model[MODEL_NAME_MAX + 1];
+    char trace_id[ID_SIZE];
     bool keep_in_queue, detached;
     double accepted_at;
     struct buf text; /* what had been made of the reply */
@@ -223,6 +224,7 @@ static void on_read(void *arg, enum err err, const struct claim *latest, uint64_
             .accepted_at = cancel->accepted_at,
             .finished_at = clock_wall(),
             .detached = cancel->detached,
+            .trace_id = cancel->trace_id,
         };
         err = endings_put(cancel->endings, &ending, on_recorded, cancel);
     }
@@ -255,6 +257,8 @@ enum err endings_cancel(struct endings *endings, const struct cancel_spec *spec,
     snprintf(cancel->reason, sizeof cancel->reason, "%s", spec->reason);
     snprintf(cancel->prompter, sizeof cancel->prompter, "%s", spec->prompter);
     snprintf(cancel->model, sizeof cancel->model, "%s", spec->model);
+    snprintf(cancel->trace_id, sizeof cancel->trace_id, "%s",
+             spec->trace_id != NULL ? spec->trace_id : "");
     cancel->keep_in_queue = spec->keep_in_queue;
     cancel->detached = spec->detached;
     cancel->accepted_at = spec->accepted_at;

@@ -37,7 +37,8 @@ struct cancel_spec { /* texts are copied */
     uint64_t fence;     /* its sequence; 0: nobody has claimed */
     bool keep_in_queue; /* the caller holds the prompt and acknowledges it itself */
     bool detached;
-    double accepted_at; /* 0: not known */
+    double accepted_at;   /* 0: not known */
+    const char *trace_id; /* NULL, "": not known */
 };
 
 /* fn: ERR_OK when the record exists and the prompt is out of its queue.  On ERR_UNAVAILABLE nothing

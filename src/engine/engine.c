@@ -6,6 +6,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "engine/model_file.h"
 #include "engine/ops.h"
 #include "wire/utf8.h"
@@ -154,6 +155,24 @@ void engine_cancel(struct engine *engine, const void *user)
 unsigned engine_active(const struct engine *engine)
 {
     return engine->ops->active(engine);
+}
+
+struct engine_figures engine_figures(const struct engine *engine)
+{
+    struct engine_figures figures = {.prefill_s = engine->prefill_s, .decode_s = engine->decode_s};
+    if (engine->kv_positions > 0)
+        figures.kv_used = (double)engine->ops->kv_held(engine) / (double)engine->kv_positions;
+    return figures;
+}
+
+void engine_spent(struct engine *engine, int64_t ns, size_t prefill, size_t decode)
+{
+    double seconds = (double)ns / (double)NS_PER_S;
+    if (ns <= 0 || prefill + decode == 0)
+        return;
+    double share = (double)prefill / (double)(prefill + decode);
+    engine->prefill_s += seconds * share;
+    engine->decode_s += seconds * (1 - share);
 }
 
 int64_t engine_due_ns(const struct engine *engine)

@@ -174,6 +174,14 @@ void engine_cancel(struct engine *engine, const void *user);
 
 unsigned engine_active(const struct engine *engine);
 
+/* What the engine has been doing since it was opened. */
+struct engine_figures {
+    double kv_used;   /* share of the cache's positions that active sequences hold, 0 … 1 */
+    double prefill_s; /* spent computing prompts; a mixed step counts by its tokens */
+    double decode_s;  /* spent computing further tokens */
+};
+struct engine_figures engine_figures(const struct engine *engine);
+
 /* When engine_step() will have work: INT64_MAX with no active sequence, 0 for at once, else a
  * clock_mono_ns() time (the fake engine waits for its delays this way). */
 int64_t engine_due_ns(const struct engine *engine);

@@ -143,6 +143,7 @@ static enum err fake_open(struct engine **out, const struct engine_config *confi
     snprintf(info->arch, sizeof info->arch, "fake");
     info->slots = config->slots;
     info->context = config->context > 0 ? config->context : ENGINE_AUTO_CTX;
+    fake->base.kv_positions = (size_t)info->context * info->slots;
     fake->seqs = calloc(config->slots, sizeof *fake->seqs);
     if (fake->seqs == NULL) {
         fake_close(&fake->base);
@@ -285,6 +286,17 @@ static unsigned fake_active(const struct engine *engine)
     return ((const struct fake *)engine)->active;
 }
 
+static size_t fake_kv_held(const struct engine *engine)
+{
+    const struct fake *fake = (const struct fake *)engine;
+    size_t held = 0;
+    for (unsigned i = 0; i < engine->info.slots; i++) {
+        const struct fake_seq *seq = &fake->seqs[i];
+        held += seq->active ? seq->prompt_tokens + (size_t)seq->next : 0;
+    }
+    return held < engine->kv_positions ? held : engine->kv_positions;
+}
+
 static int64_t seq_due_ns(const struct fake_seq *seq)
 {
     if (seq->ending)
@@ -342,7 +354,9 @@ static bool step_seq(struct fake *fake, struct fake_seq *seq, int64_t now_ns,
 {
     *event = (struct engine_event){.user = seq->user};
     enum err err = seq->ending ? ERR_OK : make_piece(seq);
-    if (seq->first_ns == 0)
+    bool first = seq->first_ns == 0; /* it computes nothing: its waits stand for that */
+    engine_spent(&fake->base, seq->script.delay_ms * NS_PER_MS, first, !first);
+    if (first)
         seq->first_ns = now_ns;
     bool any = false;
     if (err == ERR_OK)
@@ -403,6 +417,7 @@ const struct engine_ops fake_ops = {
     .start = fake_start,
     .cancel = fake_cancel,
     .active = fake_active,
+    .kv_held = fake_kv_held,
     .due_ns = fake_due_ns,
     .step = fake_step,
     .tokenize = fake_tokenize,

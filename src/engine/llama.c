@@ -208,6 +208,15 @@ static unsigned llama_active(const struct engine *engine)
     return ((const struct llama_engine *)engine)->active;
 }
 
+static size_t llama_kv_held(const struct engine *engine)
+{
+    const struct llama_engine *llama = (const struct llama_engine *)engine;
+    size_t held = 0;
+    for (unsigned i = 0; i < engine->info.slots; i++)
+        held += llama->slots[i].state != SLOT_FREE ? llama->slots[i].cached : 0;
+    return held;
+}
+
 static int64_t llama_due_ns(const struct engine *engine)
 {
     return llama_active(engine) > 0 ? 0 : INT64_MAX;
@@ -405,7 +414,14 @@ static enum err decode(struct llama_engine *llama)
     }
     int64_t start_ns = clock_mono_ns();
     int32_t status = llama_decode(llama->ctx, llama->batch);
-    crowd_note(&llama->crowd, (unsigned)llama->batch.n_tokens, clock_mono_ns() - start_ns);
+    int64_t spent_ns = clock_mono_ns() - start_ns;
+    crowd_note(&llama->crowd, (unsigned)llama->batch.n_tokens, spent_ns);
+    size_t prefill = 0, decode = 0;
+    for (unsigned i = 0; i < llama->base.info.slots; i++) {
+        const struct llama_slot *slot = &llama->slots[i];
+        *(slot->state == SLOT_PROMPT ? &prefill : &decode) += slot->take;
+    }
+    engine_spent(&llama->base, spent_ns, prefill, decode);
     if (status != 0)
         return err_set(ERR_INTERNAL, "the model runtime failed (llama_decode: %d)", status);
     return ERR_OK;
@@ -459,6 +475,7 @@ const struct engine_ops llama_ops = {
     .start = llama_start,
     .cancel = llama_cancel,
     .active = llama_active,
+    .kv_held = llama_kv_held,
     .due_ns = llama_due_ns,
     .step = llama_step,
     .tokenize = llama_tokenize_request,

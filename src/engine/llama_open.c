@@ -236,6 +236,7 @@ enum err llama_engine_open(struct engine **out, const struct engine_config *conf
         return err;
     }
     llama->base.info.kv_bytes = facts.kv_bytes;
+    llama->base.kv_positions = (size_t)llama->base.info.context * llama->base.info.slots;
     llama->base.info.compute_bytes = facts.compute_bytes;
     *out = &llama->base;
     return ERR_OK;

@@ -477,16 +477,22 @@ void parse_fill_request(struct connection *conn)
     request->connection = conn->number;
 }
 
-const char *http_request_header(const struct http_request *request, const char *name)
+const char *http_request_header_at(const struct http_request *request, const char *name,
+                                   unsigned nth)
 {
     const struct http_exchange *exchange =
         (const void *)((const char *)request - offsetof(struct http_exchange, request));
     const struct connection *conn =
         (const void *)((const char *)exchange - offsetof(struct connection, exchange));
     for (unsigned i = 0; i < conn->header_count; i++) {
-        if (strcmp(header_name(conn, i), name) == 0) {
+        if (strcmp(header_name(conn, i), name) == 0 && nth-- == 0) {
             return header_value(conn, i);
         }
     }
     return NULL;
+}
+
+const char *http_request_header(const struct http_request *request, const char *name)
+{
+    return http_request_header_at(request, name, 0);
 }

@@ -42,6 +42,9 @@ struct http_request {   /* borrowed until the exchange closes */
 
 /* The header's value, or NULL; the first when there are several.  Name in lower case. */
 const char *http_request_header(const struct http_request *request, const char *name);
+/* The nth (from 0) header of this name, or NULL. */
+const char *http_request_header_at(const struct http_request *request, const char *name,
+                                   unsigned nth);
 /* Frees the request's body before the exchange closes: for streams that live long. */
 void http_request_drop_body(struct http_exchange *exchange);
 

@@ -31,7 +31,7 @@
 #include "roles/roles.h"
 #include "wire/presence.h"
 
-#define WORKERS_MAX 256
+#define WORKERS_MAX PRESENCE_RESTARTS_MAX
 #define GRACE_MS    1000 /* least time between asking to end and killing */
 
 struct worker {
@@ -51,6 +51,7 @@ struct node {
     struct loop_timer *deadline;
     struct worker workers[WORKERS_MAX];
     unsigned worker_count;
+    uint32_t restarts[WORKERS_MAX]; /* of each worker; told in our presence */
     struct child *telemetry;
     struct held orphans; /* of dead workers, kept while the broker is away */
     int64_t orphans_until_ns;
@@ -91,6 +92,10 @@ static void worker_died(void *arg, struct child *child, int status)
     if (worker->boot[0] != '\0')
         goodbye_for(worker, child_name(child));
     worker->boot[0] = '\0';
+    if (!node->leaving) {
+        node->restarts[worker - node->workers]++;
+        teller_tell_soon(node->teller);
+    }
     if (worker->held.count > 0)
         log_warn("node.hands_back worker=%s status=\"%s\" prompts=%zu", child_name(child),
                  proc_status_text(status), worker->held.count);
@@ -415,6 +420,8 @@ static enum err children_start(struct node *node)
     if (err == ERR_OK)
         err = telemetry_start(node);
     node->worker_count = err == ERR_OK ? count : 0;
+    node->presence.restarts = node->restarts;
+    node->presence.restart_count = node->worker_count;
     for (unsigned i = 0; i < count && err == ERR_OK; i++)
         err = worker_start(node, i, devices);
     free(devices);

@@ -25,6 +25,7 @@
 #include "config/options.h"
 #include "roles/roles.h"
 #include "wire/presence.h"
+#include "wire/trace.h"
 
 #define TICK_MS        1000
 #define FETCH_AT_ONCE  32
@@ -53,8 +54,9 @@ struct work {
     char ack[PROMPTS_ACK_MAX];
     char answer_to[192];
     char id[ID_SIZE], gateway[TAG_SIZE];
+    char trace_id[ID_SIZE];
     uint64_t prompt_tokens, reply_tokens;
-    bool failed;
+    enum reply_status status;
 };
 
 static void kick(struct respond *respond);
@@ -91,7 +93,9 @@ static void on_created(void *arg, enum err err, uint64_t sequence)
         respond->presence.replies_total++;
         respond->presence.prompt_tokens_total += work->prompt_tokens;
         respond->presence.reply_tokens_total += work->reply_tokens;
-        respond->presence.failed_total += work->failed;
+        respond->presence.failed_total += work->status == REPLY_FAILED;
+        log_info("reply.recorded prompt=%s status=%s trace_id=%s", work->id,
+                 reply_status_name(work->status), work->trace_id);
     }
     endings_answer(respond->bus, work->answer_to);
     responses_ack(respond->bus, work->ack);
@@ -113,7 +117,8 @@ static void on_ending(void *arg, const char *ack, const struct reply *ending)
     snprintf(work->gateway, sizeof work->gateway, "%s", ending->gateway);
     work->prompt_tokens = ending->prompt_tokens;
     work->reply_tokens = ending->reply_tokens;
-    work->failed = ending->status == REPLY_FAILED;
+    work->status = ending->status;
+    snprintf(work->trace_id, sizeof work->trace_id, "%s", ending->trace_id);
     char response_id[48];
     snprintf(response_id, sizeof response_id, "chatcmpl-%s", ending->id);
     struct reply record = *ending;
@@ -172,6 +177,8 @@ static void on_expired(void *arg, enum err err, uint64_t sequence)
 
 static void expire(struct respond *respond, const struct prompt *prompt, double accepted_at)
 {
+    char trace_id[ID_SIZE];
+    trace_id_of(trace_id, prompt->traceparent);
     const struct cancel_spec spec = {
         .id = prompt->id,
         .gateway = prompt->gateway,
@@ -182,6 +189,7 @@ static void expire(struct respond *respond, const struct prompt *prompt, double 
         .fenced = true, /* only what no worker holds */
         .detached = prompt->detached,
         .accepted_at = accepted_at,
+        .trace_id = trace_id,
     };
     char *id = strdup(prompt->id);
     if (id == NULL || endings_cancel(respond->endings, &spec, on_expired, id) != ERR_OK)

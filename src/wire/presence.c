@@ -12,6 +12,20 @@ const double presence_latency_bounds[LATENCY_BUCKET_COUNT] = {
     0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
 };
 
+static void write_work(struct json_out *out, const struct presence_work *work)
+{
+    json_out_object(out, "work");
+    json_out_uint(out, "waiting", work->waiting);
+    if (work->kv_used >= 0)
+        json_out_number(out, "kv_used", work->kv_used);
+    json_out_number(out, "busy_s", work->busy_s);
+    json_out_number(out, "slot_s", work->slot_s);
+    json_out_number(out, "prefill_s", work->prefill_s);
+    json_out_number(out, "decode_s", work->decode_s);
+    json_out_uint(out, "cached_tokens_total", work->cached_tokens_total);
+    json_out_object_end(out);
+}
+
 static void write_infer(struct json_out *out, const struct presence *presence)
 {
     json_out_text(out, "device", presence->device);
@@ -25,6 +39,16 @@ static void write_infer(struct json_out *out, const struct presence *presence)
         json_out_uint(out, NULL, presence->latency_counts[i]);
     json_out_array_end(out);
     json_out_number(out, "latency_sum", presence->latency_sum);
+    if (presence->work.known)
+        write_work(out, &presence->work);
+}
+
+static void write_restarts(struct json_out *out, const struct presence *presence)
+{
+    json_out_array(out, "restarts");
+    for (unsigned i = 0; i < presence->restart_count; i++)
+        json_out_uint(out, NULL, presence->restarts[i]);
+    json_out_array_end(out);
 }
 
 enum err presence_encode(const struct presence *presence, struct buf *buf)
@@ -45,6 +69,8 @@ enum err presence_encode(const struct presence *presence, struct buf *buf)
     json_out_text(&out, "state", presence->state);
     if (strcmp(presence->role, "infer") == 0)
         write_infer(&out, presence);
+    if (presence->restart_count > 0)
+        write_restarts(&out, presence);
     json_out_uint(&out, "replies_total", presence->replies_total);
     json_out_uint(&out, "prompt_tokens_total", presence->prompt_tokens_total);
     json_out_uint(&out, "reply_tokens_total", presence->reply_tokens_total);
@@ -73,6 +99,26 @@ static void read_latency(struct presence *presence, const json_t *root)
     presence->latency_sum = sum > 0 ? sum : 0;
 }
 
+static double read_seconds(const json_t *root, const char *key)
+{
+    double value = json_number(root, key, 0);
+    return value > 0 ? value : 0;
+}
+
+static void read_work(struct presence_work *work, const json_t *object)
+{
+    double kv_used = json_number(object, "kv_used", -1);
+
+    work->known = json_is_object(object);
+    work->waiting = read_unsigned(object, "waiting");
+    work->kv_used = kv_used >= 0 && kv_used <= 1 ? kv_used : -1;
+    work->busy_s = read_seconds(object, "busy_s");
+    work->slot_s = read_seconds(object, "slot_s");
+    work->prefill_s = read_seconds(object, "prefill_s");
+    work->decode_s = read_seconds(object, "decode_s");
+    work->cached_tokens_total = json_uint(object, "cached_tokens_total", 0);
+}
+
 static void read_presence(struct presence *presence, const json_t *root)
 {
     int64_t pid = json_int(root, "pid", 0);
@@ -97,6 +143,7 @@ static void read_presence(struct presence *presence, const json_t *root)
     presence->failed_total = json_uint(root, "failed_total", 0);
     presence->replies_total = json_uint(root, "replies_total", 0);
     read_latency(presence, root);
+    read_work(&presence->work, json_object_get(root, "work"));
 }
 
 enum err presence_decode(struct presence *out, const char *data, size_t len)
@@ -123,6 +170,22 @@ enum err presence_decode(struct presence *out, const char *data, size_t len)
 out:
     json_decref(root);
     return err;
+}
+
+unsigned presence_restarts(uint32_t out[PRESENCE_RESTARTS_MAX], const char *data, size_t len)
+{
+    json_t *root = NULL;
+    unsigned count = 0;
+
+    if (json_parse(&root, data, len) != ERR_OK)
+        return 0;
+    const json_t *list = json_object_get(root, "restarts");
+    for (; count < json_array_size(list) && count < PRESENCE_RESTARTS_MAX; count++) {
+        json_int_t value = json_integer_value(json_array_get(list, count));
+        out[count] = value < 0 ? 0 : value > UINT32_MAX ? UINT32_MAX : (uint32_t)value;
+    }
+    json_decref(root);
+    return count;
 }
 
 /* The name as a token, "_" for none; names are at most PRESENCE_NAME_MAX - 1 bytes. */

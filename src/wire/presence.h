@@ -21,6 +21,20 @@
 /* prometheus_client's default buckets, which the original's histogram had. */
 extern const double presence_latency_bounds[LATENCY_BUCKET_COUNT];
 
+/* What an inference worker has been doing since its start: none of it ever gets less. */
+struct presence_work {
+    bool known;       /* false: of an older version, which says nothing of this */
+    unsigned waiting; /* held, but not with the model yet; also in active */
+    double kv_used;   /* share of the cache that is in use, 0 … 1; negative: not known */
+    double busy_s;    /* time with at least one prompt in the model */
+    double slot_s;    /* the same, summed over prompts */
+    double prefill_s; /* the model computed prompts */
+    double decode_s;  /* the model computed further tokens */
+    uint64_t cached_tokens_total; /* of prompts, found in the prefix cache */
+};
+
+#define PRESENCE_RESTARTS_MAX 256 /* workers of a node */
+
 struct presence {
     char role[16]; /* "gateway", "infer", "respond", "telemetry", "node" */
     char node[PRESENCE_NAME_MAX];
@@ -39,14 +53,21 @@ struct presence {
     /* seconds from acceptance to the reply's end, requests served by this process */
     uint64_t latency_counts[LATENCY_BUCKET_COUNT + 1]; /* not cumulative */
     double latency_sum;
+    struct presence_work work;
     /* respond: of the records it created */
     uint64_t replies_total;
     /* infer and respond */
     uint64_t prompt_tokens_total, reply_tokens_total, failed_total;
+    /* node: how often each of its workers, infer-<node>-<i>, had to be started again; borrowed, and
+     * read by presence_restarts() */
+    const uint32_t *restarts;
+    unsigned restart_count;
 };
 
 MUST_USE enum err presence_encode(const struct presence *presence, struct buf *out);
 MUST_USE enum err presence_decode(struct presence *out, const char *data, size_t len);
+/* The restarts of a node's presence; returns how many workers, 0 for anything else. */
+unsigned presence_restarts(uint32_t out[PRESENCE_RESTARTS_MAX], const char *data, size_t len);
 /* "state.<role>.<node>.<name>" (names encoded as tokens). */
 void presence_subject(const struct presence *presence, char *out, int cap);
 

@@ -74,6 +74,12 @@ static void write_params(struct json_out *out, const struct prompt_params *param
     json_out_object_end(out);
 }
 
+static void write_given(struct json_out *out, const char *key, const char *text)
+{
+    if (text != NULL && text[0] != '\0')
+        json_out_text(out, key, text);
+}
+
 enum err prompt_encode(const struct prompt *prompt, struct buf *buf)
 {
     struct json_out out;
@@ -86,6 +92,8 @@ enum err prompt_encode(const struct prompt *prompt, struct buf *buf)
     json_out_text(&out, "prompter", prompt->prompter);
     json_out_text(&out, "model", prompt->model);
     json_out_flag(&out, "detached", prompt->detached);
+    write_given(&out, "traceparent", prompt->traceparent);
+    write_given(&out, "tracestate", prompt->tracestate);
     write_params(&out, &prompt->params);
     json_out_array(&out, "messages");
     for (size_t i = 0; i < prompt->message_count; i++) {
@@ -189,6 +197,8 @@ enum err prompt_decode(struct prompt *out, const char *data, size_t len)
     prompt.prompter = json_text(prompt.root, "prompter", "");
     prompt.model = json_text(prompt.root, "model", "");
     prompt.detached = json_flag(prompt.root, "detached", false);
+    prompt.traceparent = json_text(prompt.root, "traceparent", "");
+    prompt.tracestate = json_text(prompt.root, "tracestate", "");
     if (!id_is_valid(prompt.id, ID_LEN) || !id_is_valid(prompt.gateway, TAG_LEN) ||
         prompt.model[0] == '\0') {
         err = err_set(ERR_INVALID, "prompt message: id, gateway or model is wrong");

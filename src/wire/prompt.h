@@ -41,8 +41,10 @@ int prompt_truncate_of(const char *name);
 struct prompt {          /* texts are borrowed from `root` when decoded, from the maker otherwise */
     const char *id;      /* ID_LEN hex digits */
     const char *gateway; /* tag of the gateway that owns it */
-    const char *prompter;            /* who asked */
-    const char *model;               /* resolved name, never "default" */
+    const char *prompter;    /* who asked */
+    const char *model;       /* resolved name, never "default" */
+    const char *traceparent; /* W3C Trace Context; NULL or "": from an older gateway */
+    const char *tracestate;
     bool detached;                   /* goes on without its owner */
     struct prompt_message *messages; /* owned when decoded */
     size_t message_count;

@@ -70,6 +70,7 @@ enum err reply_encode(const struct reply *reply, struct buf *buf)
     json_out_number(&out, "prompt_ms", reply->prompt_ms);
     json_out_number(&out, "decode_ms", reply->decode_ms);
     json_out_flag(&out, "detached", reply->detached);
+    json_out_text(&out, "trace_id", text_of(reply->trace_id));
     json_out_text(&out, "answer_to", text_of(reply->answer_to));
     json_out_object_end(&out);
     return json_out_end(&out);
@@ -113,6 +114,9 @@ static bool read_reply(struct reply *reply, const json_t *root)
     reply->prompt_ms = json_number(root, "prompt_ms", 0);
     reply->decode_ms = json_number(root, "decode_ms", 0);
     reply->detached = json_flag(root, "detached", false);
+    reply->trace_id = json_text(root, "trace_id", "");
+    if (!id_is_valid(reply->trace_id, ID_LEN))
+        reply->trace_id = ""; /* from an older process, or nonsense */
     reply->answer_to = json_text(root, "answer_to", "");
     if (i == STATUS_COUNT || error_status < 0 || error_status > 599 || attempt > ATTEMPT_MAX)
         return false;

@@ -37,6 +37,7 @@ struct reply { /* texts: borrowed from root when decoded, from the maker otherwi
     double accepted_at, started_at, finished_at; /* Unix seconds */
     double prompt_ms, decode_ms;
     bool detached;
+    const char *trace_id;  /* of the client's request, or made for it (wire/trace.h) */
     const char *answer_to; /* ending: subject that wants to know; the record does not keep it */
     json_t *root;
 };

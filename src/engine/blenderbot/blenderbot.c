@@ -140,6 +140,19 @@ static unsigned bb_active(const struct engine *base)
     return ((const struct bb_engine *)base)->active;
 }
 
+/* Those of the prompt once, for cross-attention, and those of the reply for each beam. */
+static size_t bb_kv_held(const struct engine *base)
+{
+    const struct bb_engine *engine = (const struct bb_engine *)base;
+    size_t held = 0;
+    for (unsigned i = 0; i < base->info.slots; i++) {
+        const struct bb_sequence *seq = &engine->sequences[i];
+        if (seq->active && seq->encoded)
+            held += seq->prompt_count + seq->search.params.beams * seq->search.length;
+    }
+    return held;
+}
+
 static int64_t bb_due_ns(const struct engine *base)
 {
     return bb_active(base) > 0 ? 0 : INT64_MAX;
@@ -510,13 +523,17 @@ static enum err bb_step(struct engine *base, struct engine_event *events, size_t
 {
     struct bb_engine *engine = (struct bb_engine *)base;
     set_threads(engine);
+    int64_t start_ns = clock_mono_ns();
     enum err err = encode_new(engine);
+    int64_t encoded_ns = clock_mono_ns();
+    engine_spent(base, encoded_ns - start_ns, 1, 0);
     size_t rows = err == ERR_OK ? fill_rows(engine) : 0, row = 0, made = 0;
     if (rows > 0)
         err = decode(engine, rows);
     if (err != ERR_OK)
         return err;
     int64_t now_ns = clock_mono_ns();
+    engine_spent(base, now_ns - encoded_ns, 0, 1);
     for (unsigned i = 0; i < base->info.slots; i++) {
         struct bb_sequence *seq = &engine->sequences[i];
         size_t own = count_rows(seq);
@@ -559,6 +576,7 @@ const struct engine_ops blenderbot_ops = {
     .start = bb_start,
     .cancel = bb_cancel,
     .active = bb_active,
+    .kv_held = bb_kv_held,
     .due_ns = bb_due_ns,
     .step = bb_step,
     .tokenize = bb_tokenize,

@@ -100,6 +100,7 @@ enum err bb_engine_open(struct engine **out, const struct engine_config *config)
     memcpy(info->arch, BLENDERBOT_ARCH, sizeof BLENDERBOT_ARCH);
     info->model_bytes = engine->model.bytes;
     info->kv_bytes = bb_runner_cache_bytes(engine->runner);
+    engine->base.kv_positions = info->slots * engine->model.positions * (1 + engine->beams);
     *out = &engine->base;
     return ERR_OK;
 }

@@ -34,12 +34,14 @@ bool delivery_continues(const struct delivery *delivery, const struct reply *rec
 
 void delivery_begin(struct delivery *delivery)
 {
-    const struct http_header header = {"x-request-id", delivery->id};
+    struct http_header headers[GATEWAY_REPLY_HEADERS];
+    char parent[TRACE_PARENT_SIZE];
     if (delivery->begun)
         return;
     delivery->begun = true;
     delivery->wrote_ns = clock_mono_ns();
-    sse_begin(delivery->exchange, &header, 1);
+    size_t count = gateway_reply_headers(headers, parent, delivery->id, &delivery->trace);
+    sse_begin(delivery->exchange, headers, count);
 }
 
 static void send_event(struct delivery *delivery, const struct buf *json)
@@ -95,12 +97,14 @@ void delivery_pieces(struct delivery *delivery, const struct pieces *pieces, siz
 
 static void finish_whole(struct delivery *delivery, const struct reply *record)
 {
-    const struct http_header header = {"x-request-id", delivery->id};
+    struct http_header headers[GATEWAY_REPLY_HEADERS];
+    char parent[TRACE_PARENT_SIZE];
+    size_t count = gateway_reply_headers(headers, parent, delivery->id, &delivery->trace);
     struct api_error error;
     struct buf json;
     buf_init(&json, CHUNK_BYTES_MAX);
     if (chat_reply_write(record, &json) == ERR_OK) {
-        http_reply(delivery->exchange, 200, &header, 1, "application/json", buf_text(&json),
+        http_reply(delivery->exchange, 200, headers, count, "application/json", buf_text(&json),
                    json.len);
     } else {
         api_error_set(&error, 500, "server_error", NULL, "the reply can't be written");
@@ -138,7 +142,7 @@ void delivery_fail(struct delivery *delivery, const struct api_error *error)
     if (delivery->exchange == NULL)
         return;
     if (!delivery->begun) {
-        gateway_reply_error(delivery->exchange, error, delivery->id);
+        gateway_reply_error(delivery->exchange, error, delivery->id, &delivery->trace);
         return;
     }
     buf_init(&json, 4096);

@@ -16,12 +16,14 @@
 #include "http/server.h"
 #include "wire/claim.h"
 #include "wire/reply.h"
+#include "wire/trace.h"
 
 struct delivery {
     struct http_exchange *exchange; /* NULL once it closed */
     char id[ID_SIZE];               /* the prompt's */
     char response_id[48];
     const char *model; /* borrowed */
+    struct trace trace;
     bool stream, include_usage;
     bool begun;     /* response headers are out */
     bool role_sent; /* the first chunk is out */

@@ -2,12 +2,18 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
 
 static const double ttft_bounds[] = {.001, .005, .01, .02, .04, .06, .08, .1, .25, .5,  .75,
                                      1,    2.5,  5,   7.5, 10,  20,  40,  80, 160, 640, 2560};
+static const double itl_bounds[] = {.01, .025, .05, .075, .1,  .15, .2, .3, .4, .5,
+                                    .75, 1,    2.5, 5,    7.5, 10,  20, 40, 80};
 static const double e2e_bounds[] = {.3, .5, .8, 1,  1.5, 2,   2.5, 5,   10,   15,  20,
                                     30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680};
 
+#define HISTOGRAM_MAX 32 /* buckets of the largest */
 #define BOUNDS(array) .buckets = (array), .bucket_count = sizeof(array) / sizeof *(array)
 
 enum row {
@@ -19,8 +25,13 @@ enum row {
     ROW_PROMPT_TOKENS,
     ROW_REPLY_TOKENS,
     ROW_TTFT,
+    ROW_GAP,
     ROW_E2E,
     ROW_QUEUE_TIME,
+    ROW_PREFILL_TIME,
+    ROW_DECODE_TIME,
+    ROW_REDELIVERIES,
+    ROW_DEAD_LETTERS,
     ROW_OPEN,
     ROW_WAITING,
     ROW_IN_FLIGHT,
@@ -64,17 +75,45 @@ static const struct metric rows[ROW_COUNT] = {
     [ROW_TTFT] = {.name = "wyvern_time_to_first_token_seconds",
                   METRIC_HISTOGRAM,
                   "From the request's arrival to its first piece, streamed replies.",
+                  .labels = {"model"},
                   BOUNDS(ttft_bounds)},
-    [ROW_E2E] = {.name = "wyvern_e2e_request_latency_seconds",
+    [ROW_GAP] = {.name = "wyvern_inter_token_latency_seconds",
                  METRIC_HISTOGRAM,
-                 "From acceptance to the reply's end.",
+                 "Between two pieces of a streamed reply as they are handed to its reader; a piece "
+                 "is one token, or several that came at once.",
                  .labels = {"model"},
-                 BOUNDS(e2e_bounds)},
+                 BOUNDS(itl_bounds)},
+    [ROW_E2E] =
+        {.name = "wyvern_e2e_request_latency_seconds",
+         METRIC_HISTOGRAM,
+         "From acceptance to the reply's end; finish_reason is stop or length, or how a reply "
+         "ended that was not completed.",
+         .labels = {"model", "finish_reason"},
+         BOUNDS(e2e_bounds)},
     [ROW_QUEUE_TIME] = {.name = "wyvern_request_queue_time_seconds",
                         METRIC_HISTOGRAM,
                         "From acceptance to a worker's start.",
                         .labels = {"model"},
                         BOUNDS(e2e_bounds)},
+    [ROW_PREFILL_TIME] =
+        {.name = "wyvern_request_prefill_time_seconds",
+         METRIC_HISTOGRAM,
+         "From the first token of the prompt computed to the first of the reply, at "
+         "the worker that completed it.",
+         .labels = {"model"},
+         BOUNDS(e2e_bounds)},
+    [ROW_DECODE_TIME] = {.name = "wyvern_request_decode_time_seconds",
+                         METRIC_HISTOGRAM,
+                         "From the first token of the reply to its last, at the worker that "
+                         "completed it.",
+                         .labels = {"model"},
+                         BOUNDS(e2e_bounds)},
+    [ROW_REDELIVERIES] = {.name = "wyvern_redeliveries_total",
+                          METRIC_COUNTER,
+                          "Times that a further worker took a prompt over."},
+    [ROW_DEAD_LETTERS] = {.name = "wyvern_dead_letters_total",
+                          METRIC_COUNTER,
+                          "Prompts put aside because workers died of them."},
     [ROW_OPEN] = {.name = "wyvern_replies_open",
                   METRIC_GAUGE,
                   "Requests being answered by this gateway."},
@@ -88,7 +127,7 @@ static const struct metric rows[ROW_COUNT] = {
     [ROW_WORKERS_READY] = {.name = "wyvern_workers_ready",
                            METRIC_GAUGE,
                            "Inference workers that can take a prompt."},
-    [ROW_SLOTS] = {.name = "wyvern_worker_slots", METRIC_GAUGE, "Slots of ready workers together."},
+    [ROW_SLOTS] = {.name = "wyvern_slots_ready", METRIC_GAUGE, "Slots of ready workers together."},
     [ROW_BROKER] = {.name = "wyvern_broker_reachable",
                     METRIC_GAUGE,
                     "1 while the broker is connected."},
@@ -107,6 +146,7 @@ static const struct metric rows[ROW_COUNT] = {
 
 struct figures {
     struct metrics *metrics;
+    const char *model;
 };
 
 /* A figure that can't be kept (out of memory) is missed, never wrong. */
@@ -116,7 +156,40 @@ struct figures {
         }                                                                                          \
     } while (0)
 
-enum err figures_new(struct figures **out)
+static const char *const finish_reasons[] = {"stop", "length"};
+
+/* For the label: completed replies end in one of two ways, whatever the record says. */
+static const char *finish_label(const struct reply *record)
+{
+    if (record->status != REPLY_COMPLETED)
+        return reply_status_name(record->status);
+    return finish_reasons[strcmp(record->finish_reason, "length") == 0];
+}
+
+/* Series that are there from the start: a rate needs the first increase too. */
+static void begin_series(struct figures *figures)
+{
+    static const enum row histograms[] = {ROW_TTFT, ROW_GAP, ROW_QUEUE_TIME, ROW_PREFILL_TIME,
+                                          ROW_DECODE_TIME};
+    static const uint64_t none[HISTOGRAM_MAX + 1] = {0};
+    struct metrics *m = figures->metrics;
+    for (size_t i = 0; i < sizeof histograms / sizeof *histograms; i++)
+        KEEP(metrics_set_histogram(m, histograms[i], &figures->model, none, 0));
+    for (size_t i = 0; i < 2; i++) {
+        const char *labels[] = {figures->model, finish_reasons[i]};
+        const char *ended[] = {figures->model, "completed", finish_reasons[i]};
+        KEEP(metrics_set_histogram(m, ROW_E2E, labels, none, 0));
+        KEEP(metrics_add(m, ROW_ENDED, ended, 0));
+    }
+    const char *failed[] = {figures->model, "failed", ""};
+    KEEP(metrics_add(m, ROW_ENDED, failed, 0));
+    KEEP(metrics_add(m, ROW_PROMPT_TOKENS, &figures->model, 0));
+    KEEP(metrics_add(m, ROW_REPLY_TOKENS, &figures->model, 0));
+    KEEP(metrics_add(m, ROW_REDELIVERIES, NULL, 0));
+    KEEP(metrics_add(m, ROW_DEAD_LETTERS, NULL, 0));
+}
+
+enum err figures_new(struct figures **out, const char *model)
 {
     struct figures *figures = calloc(1, sizeof *figures);
     if (figures == NULL)
@@ -127,6 +200,8 @@ enum err figures_new(struct figures **out)
         return err;
     }
     struct metrics *m = figures->metrics;
+    figures->model = model;
+    begin_series(figures);
     KEEP(metrics_set(m, ROW_BUILD, (const char *[]){WYVERN_VERSION, "gateway"}, 1));
     KEEP(metrics_add(m, ROW_ACCEPTED, NULL, 0));
     KEEP(metrics_add(m, ROW_READERS_LEFT, NULL, 0));
@@ -158,7 +233,17 @@ void figures_refused(struct figures *figures, const char *why)
 
 void figures_first_piece(struct figures *figures, double seconds)
 {
-    KEEP(metrics_observe(figures->metrics, ROW_TTFT, NULL, seconds));
+    KEEP(metrics_observe(figures->metrics, ROW_TTFT, &figures->model, seconds));
+}
+
+void figures_next_piece(struct figures *figures, double seconds)
+{
+    KEEP(metrics_observe(figures->metrics, ROW_GAP, &figures->model, seconds));
+}
+
+void figures_given_again(struct figures *figures, unsigned again)
+{
+    KEEP(metrics_add(figures->metrics, ROW_REDELIVERIES, NULL, again));
 }
 
 void figures_reader_left(struct figures *figures)
@@ -169,15 +254,22 @@ void figures_reader_left(struct figures *figures)
 void figures_ended(struct figures *figures, const struct reply *record)
 {
     struct metrics *m = figures->metrics;
-    const char *model = record->model;
-    const char *ended[] = {model, reply_status_name(record->status), record->finish_reason};
+    const char *model = figures->model;
+    bool completed = record->status == REPLY_COMPLETED;
+    const char *reason = finish_label(record), *both[] = {model, reason};
+    const char *ended[] = {model, reply_status_name(record->status), completed ? reason : ""};
     KEEP(metrics_add(m, ROW_ENDED, ended, 1));
     KEEP(metrics_add(m, ROW_PROMPT_TOKENS, &model, (double)record->prompt_tokens));
     KEEP(metrics_add(m, ROW_REPLY_TOKENS, &model, (double)record->reply_tokens));
+    KEEP(metrics_add(m, ROW_DEAD_LETTERS, NULL, strcmp(record->error_code, "worker_died") == 0));
+    if (completed && record->prompt_ms >= 0 && record->decode_ms >= 0) {
+        KEEP(metrics_observe(m, ROW_PREFILL_TIME, &model, record->prompt_ms / MS_PER_S));
+        KEEP(metrics_observe(m, ROW_DECODE_TIME, &model, record->decode_ms / MS_PER_S));
+    }
     if (record->accepted_at <= 0)
         return;
     if (record->finished_at >= record->accepted_at)
-        KEEP(metrics_observe(m, ROW_E2E, &model, record->finished_at - record->accepted_at));
+        KEEP(metrics_observe(m, ROW_E2E, both, record->finished_at - record->accepted_at));
     if (record->started_at >= record->accepted_at)
         KEEP(metrics_observe(m, ROW_QUEUE_TIME, &model, record->started_at - record->accepted_at));
 }

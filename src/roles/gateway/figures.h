@@ -17,12 +17,17 @@
 
 struct figures;
 
-MUST_USE enum err figures_new(struct figures **out);
+/* model: the one that is served, borrowed: the only value that label ever has. */
+MUST_USE enum err figures_new(struct figures **out, const char *model);
 void figures_free(struct figures *figures);
 
 void figures_accepted(struct figures *figures);
 void figures_refused(struct figures *figures, const char *why); /* "queue_full", "unavailable" … */
 void figures_first_piece(struct figures *figures, double seconds);
+/* Between two pieces of one streamed reply, as they were handed to its reader. */
+void figures_next_piece(struct figures *figures, double seconds);
+/* A prompt was given out again: `again` times more than was known of it. */
+void figures_given_again(struct figures *figures, unsigned again);
 /* A reply was delivered, or how it ended otherwise: counts usage too. */
 void figures_ended(struct figures *figures, const struct reply *record);
 void figures_reader_left(struct figures *figures);

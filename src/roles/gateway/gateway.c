@@ -153,7 +153,7 @@ static enum err start(struct gateway *gateway)
     if (err == ERR_OK)
         err = loop_timer_new(&gateway->tick, gateway->loop, on_tick, gateway);
     if (err == ERR_OK)
-        err = figures_new(&gateway->figures);
+        err = figures_new(&gateway->figures, gateway->join.model);
     if (err == ERR_OK)
         err = open_bus(gateway);
     if (err == ERR_OK)

@@ -21,6 +21,7 @@
 #include "roles/gateway/figures.h"
 #include "roles/gateway/registry.h"
 #include "wire/presence.h"
+#include "wire/trace.h"
 
 struct session;
 
@@ -50,14 +51,20 @@ struct gateway {
 /* routes.c */
 http_handler_fn gateway_handle; /* arg: struct gateway */
 http_error_fn gateway_error_body;
-/* request_id may be NULL. */
+/* request_id and trace may be NULL. */
 void gateway_reply_error(struct http_exchange *exchange, const struct api_error *error,
-                         const char *request_id);
+                         const char *request_id, const struct trace *trace);
+#define GATEWAY_REPLY_HEADERS 3
+/* Headers that each reply to a prompt has; returns how many.  parent is room for a text of theirs.
+ */
+size_t gateway_reply_headers(struct http_header out[GATEWAY_REPLY_HEADERS],
+                             char parent[TRACE_PARENT_SIZE], const char *request_id,
+                             const struct trace *trace);
 bool gateway_is_ready(const struct gateway *gateway);
 
 /* session.c: takes the request over (chat_request_done when it ends). */
 void session_begin(struct gateway *gateway, struct http_exchange *exchange,
-                   struct chat_request *request, const char *prompter);
+                   struct chat_request *request, const char *prompter, const struct trace *trace);
 void session_live(struct gateway *gateway, const struct bus_message *message);
 void sessions_tick(struct gateway *gateway);
 void sessions_reconnected(struct gateway *gateway);

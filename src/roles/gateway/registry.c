@@ -6,9 +6,10 @@
 #include <uthash.h>
 
 #include "base/clock.h"
+#include "wire/json.h"
 #include "wire/subject.h"
 
-#define PROCESSES_MAX 20000 /* more than this and somebody is lying */
+#define PROCESSES_MAX 60000 /* more than this and somebody is lying: 10,000 nodes have fewer */
 
 struct process {
     char key[SUBJECT_MAX]; /* its presence subject */
@@ -116,15 +117,20 @@ static bool is_ready_worker(const struct process *process)
     return has_role(process, "infer") && strcmp(process->presence.state, "ready") == 0;
 }
 
-static bool is_known(const struct registry *registry, const char *role, const char *node)
+/* By the name that a node's supervisor gives to what it starts. */
+static bool is_known(const struct registry *registry, const char *role, const char *node,
+                     const char *prefix)
 {
-    const struct process *process, *next;
-    HASH_ITER(hh, registry->processes, process, next)
-    {
-        if (has_role(process, role) && strcmp(process->presence.node, node) == 0)
-            return true;
-    }
-    return false;
+    const struct process *process;
+    struct presence wanted = {.role = ""};
+    char key[SUBJECT_MAX];
+    snprintf(wanted.role, sizeof wanted.role, "%s", role);
+    snprintf(wanted.node, sizeof wanted.node, "%s", node);
+    snprintf(wanted.name, sizeof wanted.name, "%s%.*s", prefix,
+             (int)(sizeof wanted.name - 1 - strlen(prefix)), node);
+    presence_subject(&wanted, key, sizeof key);
+    HASH_FIND_STR(registry->processes, key, process);
+    return process != NULL;
 }
 
 /* Has its node been heard too?  So whoever saw us ready finds every node in the status.  A worker
@@ -133,8 +139,8 @@ static bool is_introduced(const struct registry *registry, const struct process 
 {
     int64_t known_ns = clock_mono_ns() - worker->first_ns;
     return known_ns > 2 * PRESENCE_INTERVAL_MS * NS_PER_MS ||
-           (is_known(registry, "node", worker->presence.node) &&
-            is_known(registry, "telemetry", worker->presence.node));
+           (is_known(registry, "node", worker->presence.node, "") &&
+            is_known(registry, "telemetry", worker->presence.node, "telemetry-"));
 }
 
 unsigned registry_ready_workers(const struct registry *registry)
@@ -160,10 +166,63 @@ unsigned registry_slots(const struct registry *registry)
     return slots;
 }
 
+/* ---- targets ---- */
+
 static int by_key(const struct process *a, const struct process *b)
 {
     return strcmp(a->key, b->key);
 }
+
+/* host:port of an URL into out; false when there is none. */
+static bool target_of(char *out, size_t cap, const char *url, const char *own_host)
+{
+    const char *start = strstr(url, "://");
+    if (start == NULL)
+        return false;
+    start += 3;
+    size_t len = strcspn(start, "/"), host = len;
+    while (host > 0 && start[host - 1] != ':')
+        host--;
+    bool any = strncmp(start, "0.0.0.0:", 8) == 0 || strncmp(start, "[::]:", 5) == 0;
+    if (host < 2 || host == len)
+        return false;
+    int made = any ? snprintf(out, cap, "%s:%.*s", own_host, (int)(len - host), start + host)
+                   : snprintf(out, cap, "%.*s", (int)len, start);
+    return made > 0 && (size_t)made < cap;
+}
+
+static void write_target(struct json_out *out, const struct presence *presence, const char *target)
+{
+    json_out_object(out, NULL);
+    json_out_array(out, "targets");
+    json_out_text(out, NULL, target);
+    json_out_array_end(out);
+    json_out_object(out, "labels");
+    json_out_text(out, "node", presence->node);
+    json_out_text(out, "role", presence->role);
+    json_out_object_end(out);
+    json_out_object_end(out);
+}
+
+enum err registry_targets(struct registry *registry, const char *own_host, struct buf *buf)
+{
+    struct process *process, *next;
+    struct json_out out;
+    char target[PRESENCE_TEXT_MAX];
+    HASH_SRT(hh, registry->processes, by_key);
+    json_out_begin(&out, buf);
+    json_out_array(&out, NULL);
+    HASH_ITER(hh, registry->processes, process, next)
+    {
+        bool scraped = has_role(process, "telemetry") || has_role(process, "gateway");
+        if (scraped && target_of(target, sizeof target, process->presence.url, own_host))
+            write_target(&out, &process->presence, target);
+    }
+    json_out_array_end(&out);
+    return json_out_end(&out);
+}
+
+/* ---- the status ---- */
 
 static json_t *describe_worker(const struct presence *worker)
 {

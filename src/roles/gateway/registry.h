@@ -9,6 +9,7 @@
 #include <jansson.h>
 #include <stdbool.h>
 
+#include "base/buf.h"
 #include "bus/bus.h"
 #include "wire/presence.h"
 
@@ -24,6 +25,10 @@ void registry_reconnected(struct registry *registry);
 unsigned registry_ready_workers(const struct registry *registry);
 /* Slots of all ready workers together. */
 unsigned registry_slots(const struct registry *registry);
+/* What Prometheus may scrape, as its HTTP discovery wants it: the telemetry workers and gateways
+ * that are there, by name.  own_host stands for an address that means "all of this host's". */
+MUST_USE enum err registry_targets(struct registry *registry, const char *own_host,
+                                   struct buf *out);
 /* "nodes", "response_workers" and "gateways" of the status, set on object. */
 MUST_USE enum err registry_describe(struct registry *registry, json_t *object);
 

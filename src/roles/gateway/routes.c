@@ -8,6 +8,7 @@
 #include "api/params.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "probe/host.h"
 #include "roles/gateway/gateway.h"
 #include "wire/json.h"
 
@@ -15,16 +16,32 @@
 #define RETRY_AFTER_S "2"
 #define STATUS_BYTES  ((size_t)4 << 20)
 #define METRICS_BYTES ((size_t)4 << 20)
+#define TARGETS_BYTES ((size_t)16 << 20)
+
+size_t gateway_reply_headers(struct http_header out[GATEWAY_REPLY_HEADERS],
+                             char parent[TRACE_PARENT_SIZE], const char *request_id,
+                             const struct trace *trace)
+{
+    size_t count = 0;
+    if (request_id != NULL)
+        out[count++] = (struct http_header){"x-request-id", request_id};
+    if (trace == NULL)
+        return count;
+    trace_write(parent, trace);
+    out[count++] = (struct http_header){"traceparent", parent};
+    if (trace->state[0] != '\0')
+        out[count++] = (struct http_header){"tracestate", trace->state};
+    return count;
+}
 
 void gateway_reply_error(struct http_exchange *exchange, const struct api_error *error,
-                         const char *request_id)
+                         const char *request_id, const struct trace *trace)
 {
-    struct http_header headers[2];
-    size_t count = 0;
+    struct http_header headers[GATEWAY_REPLY_HEADERS + 1];
+    char parent[TRACE_PARENT_SIZE];
+    size_t count = gateway_reply_headers(headers, parent, request_id, trace);
     if (error->status == 429 || error->status == 503)
         headers[count++] = (struct http_header){"Retry-After", RETRY_AFTER_S};
-    if (request_id != NULL)
-        headers[count++] = (struct http_header){"x-request-id", request_id};
     struct buf json;
     buf_init(&json, 4096);
     if (api_error_write(error, &json) != ERR_OK)
@@ -62,17 +79,36 @@ static bool is_served(const struct gateway *gateway, const char *model)
     return strcmp(model, "default") == 0 || strcmp(model, gateway->join.model) == 0;
 }
 
+/* W3C: one good traceparent or none; the tracestate headers are one list, and nothing without it.
+ */
+static void trace_of_request(struct trace *out, const struct http_request *request)
+{
+    struct trace theirs;
+    const char *parent = http_request_header(request, "traceparent"), *state;
+    if (parent != NULL && (http_request_header_at(request, "traceparent", 1) != NULL ||
+                           !trace_parse(&theirs, parent)))
+        parent = NULL;
+    trace_begin(out, parent);
+    for (unsigned i = 0;
+         parent != NULL && (state = http_request_header_at(request, "tracestate", i)) != NULL &&
+         trace_add_state(out, state);
+         i++)
+        continue;
+}
+
 static void post_chat(struct gateway *gateway, struct http_exchange *exchange,
                       const struct http_request *request)
 {
     struct chat_request chat;
     struct api_error error;
+    struct trace trace;
+    trace_of_request(&trace, request);
     enum err err = chat_request_parse(&chat, request->body, request->body_len, &error);
     if (err == ERR_NOMEM)
         api_error_set(&error, 503, "unavailable", NULL, "out of memory; try again");
     if (err != ERR_OK) {
         figures_refused(gateway->figures, "invalid");
-        gateway_reply_error(exchange, &error, NULL);
+        gateway_reply_error(exchange, &error, NULL, &trace);
         return;
     }
     const char *why = NULL;
@@ -95,7 +131,7 @@ static void post_chat(struct gateway *gateway, struct http_exchange *exchange,
     }
     if (why != NULL) {
         figures_refused(gateway->figures, why);
-        gateway_reply_error(exchange, &error, NULL);
+        gateway_reply_error(exchange, &error, NULL, &trace);
         chat_request_done(&chat);
         return;
     }
@@ -109,7 +145,7 @@ static void post_chat(struct gateway *gateway, struct http_exchange *exchange,
                  (unsigned long long)request->connection);
         prompter = made_up;
     }
-    session_begin(gateway, exchange, &chat, prompter);
+    session_begin(gateway, exchange, &chat, prompter, &trace);
 }
 
 static void get_models(struct gateway *gateway, struct http_exchange *exchange,
@@ -287,6 +323,22 @@ static void get_metrics(struct gateway *gateway, struct http_exchange *exchange,
     answer_with_depth(gateway, exchange, true, metrics_format_negotiate(accept));
 }
 
+/* For Prometheus' HTTP discovery. */
+static void get_sd(struct gateway *gateway, struct http_exchange *exchange,
+                   const struct http_request *request)
+{
+    (void)request;
+    char host[PRESENCE_TEXT_MAX];
+    struct buf json;
+    host_name(host, sizeof host);
+    buf_init(&json, TARGETS_BYTES);
+    if (registry_targets(gateway->registry, host, &json) == ERR_OK)
+        http_reply(exchange, 200, NULL, 0, JSON_TYPE, buf_text(&json), json.len);
+    else
+        reply_text(exchange, 500, JSON_TYPE, "{}"); /* Prometheus keeps the list it had */
+    buf_done(&json);
+}
+
 static void get_root(struct gateway *gateway, struct http_exchange *exchange,
                      const struct http_request *request)
 {
@@ -298,7 +350,8 @@ static void get_root(struct gateway *gateway, struct http_exchange *exchange,
              "GET  /v1/models             what is served\n"
              "GET  /wyvern/status         nodes, workers, queue\n"
              "GET  /health, /ready        is it alive; can it take a prompt\n"
-             "GET  /metrics               for Prometheus\n",
+             "GET  /metrics               for Prometheus\n"
+             "GET  /sd                    what Prometheus may scrape\n",
              gateway->join.model);
     reply_text(exchange, 200, "text/plain; charset=utf-8", text);
 }
@@ -318,6 +371,7 @@ static const struct route {
     {"GET", "/ready", get_ready},
     {"GET", "/wyvern/status", get_status},
     {"GET", "/metrics", get_metrics},
+    {"GET", "/sd", get_sd},
     {"GET", "/", get_root},
 };
 
@@ -340,5 +394,5 @@ void gateway_handle(void *arg, struct http_exchange *exchange, const struct http
                       same_path->method);
     else
         api_error_set(&error, 404, "not_found", NULL, "there is nothing at this path");
-    gateway_reply_error(exchange, &error, NULL);
+    gateway_reply_error(exchange, &error, NULL, NULL);
 }

@@ -37,6 +37,7 @@ struct session {
     struct delivery out;
     struct chat_request request; /* until it is accepted */
     char prompter[PROMPT_MAX_PROMPTER + 1];
+    char traceparent[TRACE_PARENT_SIZE];
     enum session_state state;
     unsigned pending; /* bus operations that name this session */
     unsigned offers;
@@ -51,7 +52,9 @@ struct session {
         char nonce[TAG_SIZE]; /* of the last piece it brought */
         bool claim_heard;     /* a claim was heard meanwhile, perhaps later than what it finds */
     } fill;
+    unsigned attempt; /* of the worker that has it, as far as was heard */
     int64_t came_ns, heard_ns;
+    int64_t piece_ns;  /* when the last piece was handed on */
     UT_hash_handle hh; /* by out.id */
 };
 
@@ -88,7 +91,8 @@ static void on_http_closed(void *arg, bool complete)
     struct session *session = arg;
     session->out.exchange = NULL;
     if (!complete && session->state != SESSION_GONE) {
-        log_info("reader.left prompt=%s delivered=%zu", session->out.id, session->out.bytes);
+        log_info("reader.left prompt=%s delivered=%zu trace_id=%s", session->out.id,
+                 session->out.bytes, session->out.trace.id);
         figures_reader_left(session->gateway->figures);
     }
     if (session->state == SESSION_OPEN)
@@ -109,12 +113,26 @@ static void refuse(struct session *session, int status, const char *code, const 
     session_end(session);
 }
 
+static void heard_attempt(struct session *session, unsigned attempt)
+{
+    unsigned known = session->attempt > 0 ? session->attempt : 1;
+    if (attempt > known)
+        figures_given_again(session->gateway->figures, attempt - known);
+    if (attempt > session->attempt)
+        session->attempt = attempt;
+}
+
 static void deliver_pieces(struct session *session, const struct pieces *pieces, size_t skip)
 {
-    session->heard_ns = clock_mono_ns();
+    int64_t now_ns = clock_mono_ns();
+    session->heard_ns = now_ns;
     if (!session->out.role_sent)
         figures_first_piece(session->gateway->figures,
-                            (double)(session->heard_ns - session->came_ns) / (double)NS_PER_S);
+                            (double)(now_ns - session->came_ns) / (double)NS_PER_S);
+    else
+        figures_next_piece(session->gateway->figures,
+                           (double)(now_ns - session->piece_ns) / (double)NS_PER_S);
+    session->piece_ns = now_ns;
     delivery_pieces(&session->out, pieces, skip);
 }
 
@@ -142,22 +160,24 @@ static void session_record(struct session *session, const struct reply *record, 
     struct gateway *gateway = session->gateway;
     struct api_error error;
     if (session->state == SESSION_OPEN && record->text != NULL) {
+        heard_attempt(session, record->attempt);
         figures_ended(gateway->figures, record);
         if (record->status != REPLY_COMPLETED) {
             chat_error_of_reply(record, &error);
             delivery_fail(&session->out, &error);
         } else if (session->out.stream && !delivery_continues(&session->out, record)) {
-            log_error("reply.diverged prompt=%s delivered=%zu", session->out.id,
-                      session->out.bytes);
+            log_error("reply.diverged prompt=%s delivered=%zu trace_id=%s", session->out.id,
+                      session->out.bytes, session->out.trace.id);
             api_error_set(&error, 500, "reply_diverged", NULL,
                           "the broker lost a part of this reply that you had been sent already");
             delivery_fail(&session->out, &error);
         } else {
             delivery_finish(&session->out, record);
         }
-        log_info("reply.delivered prompt=%s status=%s worker=%s responder=%s attempt=%u",
-                 session->out.id, reply_status_name(record->status), record->worker,
-                 record->responder, record->attempt);
+        log_info(
+            "reply.delivered prompt=%s status=%s worker=%s responder=%s attempt=%u trace_id=%s",
+            session->out.id, reply_status_name(record->status), record->worker, record->responder,
+            record->attempt, session->out.trace.id);
     }
     session_erase(session, record, sequence);
     session_end(session);
@@ -178,7 +198,8 @@ static void on_record(void *arg, enum err err, uint64_t sequence, const struct r
 static void session_spliced(struct session *session)
 {
     struct api_error error;
-    log_error("reply.spliced prompt=%s delivered=%zu", session->out.id, session->out.bytes);
+    log_error("reply.spliced prompt=%s delivered=%zu trace_id=%s", session->out.id,
+              session->out.bytes, session->out.trace.id);
     api_error_set(&error, 500, "reply_diverged", NULL,
                   "the broker lost a part of this reply that you had been sent already");
     delivery_fail(&session->out, &error);
@@ -305,6 +326,8 @@ void session_live(struct gateway *gateway, const struct bus_message *message)
             return;
         session->heard_ns = clock_mono_ns();
         session->fill.claim_heard = true;
+        if (claim.kind == CLAIM_HELD)
+            heard_attempt(session, claim.attempt);
         piece_reader_claim(&session->reader, &claim);
     } else if (kind == SUBJECT_PIECES) {
         /* Streamed, only what can be delivered counts as heard: pieces of a claim that passed
@@ -341,6 +364,7 @@ static void session_cancel(struct session *session)
         .reason = "cancelled",
         .tombstone = true,
         .accepted_at = session->out.created,
+        .trace_id = session->out.trace.id,
     };
     session->state = SESSION_LEAVING;
     if (session->cancelling)
@@ -374,7 +398,8 @@ static void on_offered(void *arg, enum err err, uint64_t sequence)
         chat_request_done(&session->request); /* the queue has it, and many may wait for long */
         session->request = (struct chat_request){0};
         figures_accepted(session->gateway->figures);
-        log_info("prompt.accepted prompt=%s stream=%d", session->out.id, session->out.stream);
+        log_info("prompt.accepted prompt=%s stream=%d trace_id=%s", session->out.id,
+                 session->out.stream, session->out.trace.id);
         if (session->heard_early || session->offer_lost)
             session_look(session);
     } else if (err == ERR_FULL) {
@@ -395,13 +420,13 @@ static void session_offer(struct session *session)
 }
 
 void session_begin(struct gateway *gateway, struct http_exchange *exchange,
-                   struct chat_request *request, const char *prompter)
+                   struct chat_request *request, const char *prompter, const struct trace *trace)
 {
     struct session *session = calloc(1, sizeof *session);
     if (session == NULL) {
         struct api_error error;
         api_error_set(&error, 503, "unavailable", NULL, "out of memory; try again");
-        gateway_reply_error(exchange, &error, NULL);
+        gateway_reply_error(exchange, &error, NULL, trace);
         chat_request_done(request);
         return;
     }
@@ -411,12 +436,16 @@ void session_begin(struct gateway *gateway, struct http_exchange *exchange,
     snprintf(session->prompter, sizeof session->prompter, "%s", prompter);
     delivery_init(&session->out, exchange);
     session->out.model = gateway->join.model;
+    session->out.trace = *trace;
     session->out.stream = request->stream;
     session->out.include_usage = request->include_usage;
     struct prompt *prompt = &session->request.prompt;
     prompt->id = session->out.id;
     prompt->gateway = gateway->presence.boot;
     prompt->prompter = session->prompter;
+    trace_write(session->traceparent, &session->out.trace);
+    prompt->traceparent = session->traceparent;
+    prompt->tracestate = session->out.trace.state;
     prompt->model = gateway->join.model;
     HASH_ADD_STR(gateway->sessions, out.id, session);
     http_on_close(exchange, on_http_closed, session);

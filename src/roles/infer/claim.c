@@ -75,8 +75,8 @@ static void on_stored_read(void *arg, enum err err, const struct claim *latest, 
         return;
     }
     if (job->kept.count > 0)
-        log_info("job.takeover prompt=%s pieces=%zu attempt=%u deaths=%u", job->id, job->kept.count,
-                 job->claim.attempt, job->claim.deaths);
+        log_info("job.takeover prompt=%s pieces=%zu attempt=%u deaths=%u trace_id=%s", job->id,
+                 job->kept.count, job->claim.attempt, job->claim.deaths, job->trace_id);
     /* Of several texts only the first was stored: the model makes the others once more. */
     if (job->found_done && job->prompt.params.search.num_return_sequences <= 1)
         job_adopt_whole(job);
@@ -230,7 +230,7 @@ static void on_last_claim(void *arg, enum err err, uint64_t sequence, const stru
         memcpy(job->claim.nonce, claim->nonce, sizeof job->claim.nonce);
         job_claim(job, sequence);
     } else if (job->held) {
-        log_warn("job.lost prompt=%s to=%s", job->id, claim->worker);
+        log_warn("job.lost prompt=%s to=%s trace_id=%s", job->id, claim->worker, job->trace_id);
         job_drop(job);
     } else if (job->started) {
         job_restart(job);

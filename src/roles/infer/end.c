@@ -53,6 +53,7 @@ static void on_recorded(void *arg, enum err err, uint64_t sequence)
     if (err == ERR_OK) {
         presence->prompts_total++;
         presence->prompt_tokens_total += job->prompt_tokens;
+        presence->work.cached_tokens_total += job->cached_tokens;
         presence->failed_total += job->error != ERR_OK;
         count_latency(presence, clock_wall() - job->accepted_at);
     }
@@ -92,10 +93,12 @@ void job_finish(struct job *job)
         .prompt_ms = job->timings.prompt_ms,
         .decode_ms = job->timings.decode_ms,
         .detached = job->prompt.detached,
+        .trace_id = job->trace_id,
     };
     job->state = JOB_ENDING;
-    log_info("job.done prompt=%s status=%s tokens=%u attempt=%u", job->id,
-             reply_status_name(ending.status), job->reply_tokens, job->claim.attempt);
+    log_info("job.done prompt=%s status=%s tokens=%u attempt=%u trace_id=%s", job->id,
+             reply_status_name(ending.status), job->reply_tokens, job->claim.attempt,
+             job->trace_id);
     enum err err = endings_put(infer->endings, &ending, on_recorded, job);
     if (err == ERR_LIMIT && job->error == ERR_OK) {
         job_fail(job, ERR_LIMIT, "reply_too_long", 500, "the reply grew beyond its bound");
@@ -135,8 +138,9 @@ void job_cancelled(struct job *job, const char *reason, bool tombstone)
         .keep_in_queue = true,
         .detached = job->prompt.detached,
         .accepted_at = job->accepted_at,
+        .trace_id = job->trace_id,
     };
-    log_info("job.cancelled prompt=%s reason=%s", job->id, reason);
+    log_info("job.cancelled prompt=%s reason=%s trace_id=%s", job->id, reason, job->trace_id);
     job_stop_model(job);
     job->state = JOB_CANCELLING;
     enum err err = endings_cancel(job->infer->endings, &spec, on_cancelled, job);

@@ -162,7 +162,17 @@ void infer_kick(struct infer *infer)
 static void refresh_presence(void *arg)
 {
     struct infer *infer = arg;
-    infer->presence.active = jobs_occupying(infer);
+    struct presence_work *work = &infer->presence.work;
+    unsigned active = jobs_occupying(infer);
+    jobs_count_time(infer);
+    infer->presence.active = active;
+    work->waiting = active > infer->counted ? active - infer->counted : 0;
+    if (infer->model == NULL)
+        return;
+    struct engine_figures figures = model_figures(infer->model);
+    work->kv_used = figures.kv_used;
+    work->prefill_s = figures.prefill_s;
+    work->decode_s = figures.decode_s;
 }
 
 static void set_state(struct infer *infer, const char *state)
@@ -283,6 +293,7 @@ static void describe(struct infer *infer)
     presence->pid = getpid();
     presence->slots = (unsigned)settings->slots;
     id_random(presence->boot, TAG_LEN);
+    presence->work = (struct presence_work){.known = true, .kv_used = -1};
 }
 
 static enum err open_bus(struct infer *infer)
@@ -377,6 +388,7 @@ int role_infer(const struct settings *settings, int argc, char **argv)
     }
     /* The model's thread first: it borrows the jobs' prompts. */
     model_thread_stop(infer.model);
+    infer.model = NULL; /* its figures have been told */
     endings_free(infer.endings);
     teller_free(infer.teller);
     infer.teller = NULL; /* closing the bus still ends fetches */

@@ -40,6 +40,8 @@ struct infer {
     struct loop_timer *tick;
     struct teller *teller;
     int64_t ticked_ns;
+    int64_t counted_ns; /* up to here the time is in the figures */
+    unsigned counted;   /* prompts that were in the model since then */
     struct bus_subscription *claims, *gateways, *workers;
     struct job *jobs_by_run; /* those the model works on */
     struct job *jobs_by_id;  /* all */
@@ -70,7 +72,9 @@ void jobs_heartbeat(struct infer *infer); /* tell the broker that we are at it *
 void jobs_tick(struct infer *infer);      /* retry what failed, end what may not go on */
 void jobs_reconnected(struct infer *infer);
 unsigned jobs_occupying(const struct infer *infer); /* slots in use or spoken for */
-bool jobs_suspect_here(const struct infer *infer);  /* a prompt that must run alone */
+/* Counts the time since the last call; to be called whenever jobs_by_run has changed. */
+void jobs_count_time(struct infer *infer);
+bool jobs_suspect_here(const struct infer *infer); /* a prompt that must run alone */
 void jobs_free(struct infer *infer);
 
 #endif

@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "base/proc.h"
 #include "bus/replies.h"
+#include "wire/trace.h"
 
 #define AGAIN_MS 100 /* a prompt that we have only just let go of comes again after this */
 
@@ -81,6 +82,7 @@ static struct job *job_new(struct infer *infer, const struct prompt_delivery *de
     job->accepted_at = delivery->accepted_at;
     job->claim.attempt = 1;
     snprintf(job->id, sizeof job->id, "%s", job->prompt.id);
+    trace_id_of(job->trace_id, job->prompt.traceparent);
     snprintf(job->ack, sizeof job->ack, "%s", delivery->ack);
     kept_init(&job->kept, REPLY_BYTES_MAX / 2);
     return job;
@@ -190,6 +192,19 @@ void jobs_reconnected(struct infer *infer)
         if ((job->state == JOB_RUNNING || broken) && job->pending == 0)
             job_sync(job);
     }
+}
+
+void jobs_count_time(struct infer *infer)
+{
+    struct presence_work *work = &infer->presence.work;
+    int64_t now_ns = clock_mono_ns();
+    if (infer->counted > 0) {
+        double seconds = (double)(now_ns - infer->counted_ns) / (double)NS_PER_S;
+        work->busy_s += seconds;
+        work->slot_s += seconds * infer->counted;
+    }
+    infer->counted_ns = now_ns;
+    infer->counted = HASH_CNT(by_run, infer->jobs_by_run);
 }
 
 unsigned jobs_occupying(const struct infer *infer)

@@ -44,6 +44,7 @@ enum job_state {
 struct job {
     struct infer *infer;
     char id[ID_SIZE];
+    char trace_id[ID_SIZE]; /* of the client's request; "" from an older gateway */
     char ack[PROMPTS_ACK_MAX];
     struct prompt prompt;
     char *raw; /* the message as it came, for the dead letter */

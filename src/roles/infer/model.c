@@ -1,6 +1,7 @@
 #include "roles/infer/model.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -44,6 +45,8 @@ struct model_thread {
     struct engine_info info;
     struct model_callbacks callbacks;
     struct engine *engine; /* the model thread's alone */
+    /* struct engine_figures, written after each step, read by the loop: each for itself. */
+    _Atomic double kv_used, prefill_s, decode_s;
 };
 
 /* ---- the model's thread ---- */
@@ -198,6 +201,14 @@ static bool obey(struct model_thread *thread, struct command *command)
     return go_on;
 }
 
+static void tell_figures(struct model_thread *thread)
+{
+    struct engine_figures figures = engine_figures(thread->engine);
+    atomic_store_explicit(&thread->kv_used, figures.kv_used, memory_order_relaxed);
+    atomic_store_explicit(&thread->prefill_s, figures.prefill_s, memory_order_relaxed);
+    atomic_store_explicit(&thread->decode_s, figures.decode_s, memory_order_relaxed);
+}
+
 static void *run(void *arg)
 {
     struct model_thread *thread = arg;
@@ -217,6 +228,7 @@ static void *run(void *arg)
             go_on = obey(thread, command);
             command = go_on ? queue_pop(thread->commands) : NULL;
         }
+        tell_figures(thread); /* also of what was just started or cancelled */
         if (!go_on || engine_due_ns(thread->engine) > clock_mono_ns())
             continue;
         size_t count = 0;
@@ -225,6 +237,7 @@ static void *run(void *arg)
             hand_over_state(thread, BATCH_FAILED, err);
             break;
         }
+        tell_figures(thread);
         if (count > 0)
             hand_over(thread, batch_new(events, count));
     }
@@ -318,6 +331,15 @@ enum err model_start(struct model_thread *thread, uint64_t job, const struct pro
         free(command.tokens);
     }
     return err;
+}
+
+struct engine_figures model_figures(const struct model_thread *thread)
+{
+    return (struct engine_figures){
+        .kv_used = atomic_load_explicit(&thread->kv_used, memory_order_relaxed),
+        .prefill_s = atomic_load_explicit(&thread->prefill_s, memory_order_relaxed),
+        .decode_s = atomic_load_explicit(&thread->decode_s, memory_order_relaxed),
+    };
 }
 
 enum err model_cancel(struct model_thread *thread, uint64_t job)

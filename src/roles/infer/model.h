@@ -44,6 +44,9 @@ MUST_USE enum err model_start(struct model_thread *thread, uint64_t job,
                               const struct prompt *prompt, const struct model_resume *resume);
 MUST_USE enum err model_cancel(struct model_thread *thread, uint64_t job);
 
+/* As of the last step; zeros while the model loads.  The loop's thread. */
+struct engine_figures model_figures(const struct model_thread *thread);
+
 /* Ends the thread after its present step and frees everything. */
 void model_thread_stop(struct model_thread *thread);
 

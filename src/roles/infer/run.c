@@ -59,7 +59,8 @@ static void job_bury(struct job *job)
     char text[128];
     snprintf(text, sizeof text, "%u inference workers died while they worked on this prompt",
              job->claim.deaths);
-    log_warn("job.dead_letter prompt=%s deaths=%u", job->id, job->claim.deaths);
+    log_warn("job.dead_letter prompt=%s deaths=%u trace_id=%s", job->id, job->claim.deaths,
+             job->trace_id);
     job_fail(job, ERR_INTERNAL, "worker_died", 500, text);
     job->state = JOB_RUNNING;
     enum err err = prompts_bury(job->infer->bus, job->id, job->raw, job->raw_len, on_buried, job);
@@ -96,6 +97,7 @@ void job_start_model(struct job *job)
     }
     job->in_model = job->started = true;
     HASH_ADD(by_run, infer->jobs_by_run, run, sizeof job->run, job);
+    jobs_count_time(infer);
 }
 
 void job_go(struct job *job)
@@ -160,6 +162,7 @@ void job_event(struct infer *infer, uint64_t run, const struct engine_event *eve
         if (event->error != ERR_CANCELLED)
             return; /* made before the model heard of it */
         HASH_DELETE(by_run, infer->jobs_by_run, job);
+        jobs_count_time(infer);
         job->in_model = job->cancelling = false;
         if (job->restart && job->state == JOB_CLAIMING)
             job_begin_again(job);
@@ -178,6 +181,7 @@ void job_event(struct infer *infer, uint64_t run, const struct engine_event *eve
     }
     if (event->last) {
         HASH_DELETE(by_run, infer->jobs_by_run, job);
+        jobs_count_time(infer);
         job->in_model = false;
         job_model_ended(job, event);
         job_try_free(job);

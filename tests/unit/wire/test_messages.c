@@ -20,6 +20,8 @@
 #define ID      "0123456789abcdef0123456789abcdef"
 #define GW      "fedcba9876543210"
 #define LIMIT   (1 << 20)
+#define TRACE   "4bf92f3577b34da6a3ce929d0e0e4736"
+#define PARENT  "00-" TRACE "-00f067aa0ba902b7-01"
 #define AWKWARD "\"q\" \\ \n\t\x01 \xc3\xa9 \xf0\x9f\x98\x80 </s>"
 
 static void make_prompt(struct buf *buf)
@@ -29,6 +31,8 @@ static void make_prompt(struct buf *buf)
                             .gateway = GW,
                             .prompter = "ann",
                             .model = "m.1",
+                            .traceparent = PARENT,
+                            .tracestate = "a=1",
                             .detached = true,
                             .messages = messages,
                             .message_count = 2,
@@ -54,6 +58,8 @@ static void test_prompt(void **state)
     assert_string_equal(prompt.gateway, GW);
     assert_string_equal(prompt.prompter, "ann");
     assert_string_equal(prompt.model, "m.1");
+    assert_string_equal(prompt.traceparent, PARENT);
+    assert_string_equal(prompt.tracestate, "a=1");
     assert_true(prompt.detached);
     assert_int_equal(prompt.message_count, 2);
     assert_string_equal(prompt.messages[0].role, "system");
@@ -296,6 +302,7 @@ static void make_reply(struct buf *buf)
                           .prompt_ms = 0.1,
                           .decode_ms = 12,
                           .detached = true,
+                          .trace_id = TRACE,
                           .answer_to = "_INBOX_infer.x"};
     assert_int_equal(reply_encode(&reply, buf), ERR_OK);
 }
@@ -331,6 +338,7 @@ static void test_reply(void **state)
     assert_true(reply.accepted_at == 1.5 && reply.started_at == 2.25 && reply.finished_at == 3.125);
     assert_true(reply.prompt_ms == 0.1 && reply.decode_ms == 12);
     assert_true(reply.detached);
+    assert_string_equal(reply.trace_id, TRACE);
     assert_string_equal(reply.answer_to, "_INBOX_infer.x");
     reply_done(&reply);
     reply_done(&reply);
@@ -341,6 +349,7 @@ static void test_reply(void **state)
     assert_int_equal(reply_encode(&erased, &buf), ERR_OK);
     assert_int_equal(reply_decode(&reply, buf.data, buf.len), ERR_OK);
     assert_null(reply.text);
+    assert_string_equal(reply.trace_id, ""); /* as from an older process */
     reply_done(&reply);
     buf_done(&buf);
     static const char *const bad[] = {
@@ -371,7 +380,8 @@ static void make_presence(struct buf *buf)
                                 .prompt_tokens_total = 100,
                                 .reply_tokens_total = 1000,
                                 .failed_total = 1,
-                                .latency_sum = 12.5};
+                                .latency_sum = 12.5,
+                                .work = {true, 2, 0.25, 1.5, 4.5, 0.5, 0.75, 30}};
     presence.latency_counts[3] = 8;
     presence.latency_counts[LATENCY_BUCKET_COUNT] = 2;
     assert_int_equal(presence_encode(&presence, buf), ERR_OK);
@@ -399,10 +409,52 @@ static void test_presence(void **state)
     assert_int_equal(presence.latency_counts[3], 8);
     assert_int_equal(presence.latency_counts[LATENCY_BUCKET_COUNT], 2);
     assert_true(presence.latency_sum == 12.5);
+    assert_true(presence.work.known);
+    assert_int_equal(presence.work.waiting, 2);
+    assert_true(presence.work.kv_used == 0.25 && presence.work.busy_s == 1.5 &&
+                presence.work.slot_s == 4.5 && presence.work.prefill_s == 0.5 &&
+                presence.work.decode_s == 0.75);
+    assert_int_equal(presence.work.cached_tokens_total, 30);
     buf_done(&buf);
+    const char *odd = "{\"v\":1,\"role\":\"infer\",\"name\":\"w\",\"work\":{\"kv_used\":7,"
+                      "\"busy_s\":-1,\"waiting\":\"x\"}}";
+    assert_int_equal(presence_decode(&presence, odd, strlen(odd)), ERR_OK);
+    assert_true(presence.work.known && presence.work.kv_used < 0 && presence.work.busy_s == 0);
+    const char *older = "{\"v\":1,\"role\":\"infer\",\"name\":\"w\"}";
+    assert_int_equal(presence_decode(&presence, older, strlen(older)), ERR_OK);
+    assert_false(presence.work.known);
     const char *nameless = "{\"v\":1,\"role\":\"infer\"}", *newer = "{\"v\":9}";
     assert_int_equal(presence_decode(&presence, nameless, strlen(nameless)), ERR_INVALID);
     assert_int_equal(presence_decode(&presence, newer, strlen(newer)), ERR_UNSUPPORTED);
+}
+
+static void test_restarts(void **state)
+{
+    static const uint32_t said[] = {0, 3, UINT32_MAX};
+    uint32_t heard[PRESENCE_RESTARTS_MAX];
+    struct presence presence = {.role = "node", .node = "n1", .name = "n1"}, read;
+    struct buf buf;
+
+    buf_init(&buf, LIMIT);
+    presence.restarts = said;
+    presence.restart_count = 3;
+    assert_int_equal(presence_encode(&presence, &buf), ERR_OK);
+    assert_int_equal(presence_restarts(heard, buf.data, buf.len), 3);
+    assert_memory_equal(heard, said, sizeof said);
+    assert_int_equal(presence_decode(&read, buf.data, buf.len), ERR_OK);
+    assert_null(read.restarts);
+    const char *odd = "{\"restarts\":[-1,\"x\",99999999999,7]}", *none = "{\"restarts\":4}";
+    assert_int_equal(presence_restarts(heard, odd, strlen(odd)), 4);
+    assert_true(heard[0] == 0 && heard[1] == 0 && heard[2] == UINT32_MAX && heard[3] == 7);
+    assert_int_equal(presence_restarts(heard, none, strlen(none)), 0);
+    assert_int_equal(presence_restarts(heard, "[", 1), 0);
+    buf_clear(&buf);
+    assert_int_equal(buf_append_text(&buf, "{\"restarts\":[1"), ERR_OK);
+    for (size_t i = 0; i < 2 * (size_t)PRESENCE_RESTARTS_MAX; i++)
+        assert_int_equal(buf_append_text(&buf, ",1"), ERR_OK);
+    assert_int_equal(buf_append_text(&buf, "]}"), ERR_OK);
+    assert_int_equal(presence_restarts(heard, buf.data, buf.len), PRESENCE_RESTARTS_MAX);
+    buf_done(&buf);
 }
 
 /* Reads text as every kind of message, from memory without a byte to spare. */
@@ -426,6 +478,8 @@ static void read_as_all(const char *text, size_t len)
         reply_done(&reply);
     if (presence_decode(&presence, copy, len) == ERR_OK)
         assert_true(presence.role[0] != '\0');
+    uint32_t restarts[PRESENCE_RESTARTS_MAX];
+    assert_true(presence_restarts(restarts, copy, len) <= PRESENCE_RESTARTS_MAX);
     free(copy);
 }
 
@@ -467,7 +521,8 @@ int main(void)
         cmocka_unit_test(test_claim),           cmocka_unit_test(test_pieces),
         cmocka_unit_test(test_pieces_are_json), cmocka_unit_test(test_pieces_escapes_and_faults),
         cmocka_unit_test(test_pieces_limit),    cmocka_unit_test(test_reply),
-        cmocka_unit_test(test_presence),        cmocka_unit_test(test_broken_messages),
+        cmocka_unit_test(test_presence),        cmocka_unit_test(test_restarts),
+        cmocka_unit_test(test_broken_messages),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
