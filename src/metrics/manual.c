@@ -42,9 +42,9 @@ static void row_print(const struct metric *row, FILE *out)
     fputs(" | ", out);
     cell_print(row->help, out);
     if (row->bucket_count > 0) {
-        fputs(" Buckets:", out);
+        fputs(" (buckets", out);
         for (size_t i = 0; i < row->bucket_count; i++)
-            fprintf(out, " %g", row->buckets[i]);
+            fprintf(out, " %g%s", row->buckets[i], i + 1 < row->bucket_count ? "" : ")");
     }
     fputs(" |\n", out);
 }

@@ -214,6 +214,12 @@ static const struct metric *make_table(void)
     return rows;
 }
 
+const struct metric *role_telemetry_metrics(size_t *count)
+{
+    *count = ROW_COUNT;
+    return make_table();
+}
+
 static enum err start(struct telemetry *telemetry)
 {
     static const char *const version[] = {WYVERN_VERSION};

@@ -55,15 +55,15 @@ static enum err program_dir(char out[PATH_MAX])
     return err;
 }
 
-/* Named by option, on PATH, or in one folder more.  mend: how to get it. */
-static enum err program_find(char out[PATH_MAX], const char *named, const char *name,
-                             const char *folder, const char *mend)
+/* Named by --OPTION-program, on PATH, or in one folder more.  mend: how to get it. */
+static enum err program_find(char out[PATH_MAX], const char *option, const char *named,
+                             const char *name, const char *folder, const char *mend)
 {
     char candidate[PATH_MAX + 64];
     if (named != NULL) {
         if (program_try(out, named))
             return ERR_OK;
-        return err_set(ERR_NOT_FOUND, "--%s-program names %s, which is no program", name, named);
+        return err_set(ERR_NOT_FOUND, "--%s-program names %s, which is no program", option, named);
     }
     if (program_on_path(out, name))
         return ERR_OK;
@@ -107,13 +107,14 @@ enum err up_watch_check(struct up *up)
     if (err != ERR_OK)
         return err;
     snprintf(deps, sizeof deps, "%s/../.deps/bin", dir);
-    err = program_find(up->prometheus, s->prometheus_program, "prometheus", deps,
+    err = program_find(up->prometheus, "prometheus", s->prometheus_program, "prometheus", deps,
                        "run scripts/deps.sh prometheus, or install your system's package, or "
                        "leave --prometheus out");
     if (err == ERR_OK && s->grafana)
-        err = program_find(up->grafana, s->grafana_program, "grafana-server", "/usr/sbin",
-                           "install Grafana (docs/OPERATIONS.md says how), name its program with "
-                           "--grafana-program, or leave --grafana out");
+        err =
+            program_find(up->grafana, "grafana", s->grafana_program, "grafana-server", "/usr/sbin",
+                         "install Grafana (docs/OPERATIONS.md says how), name its program with "
+                         "--grafana-program, or leave --grafana out");
     if (err == ERR_OK)
         err = port_check(up, "prometheus-port", s->prometheus_port, &up->prometheus_port);
     if (err == ERR_OK && s->grafana)

@@ -1,9 +1,9 @@
 /*
  * up_watch_conf.c - what Prometheus and Grafana read at their start, written anew each time.
  *
- * Targets come twice: ours by address, so that one that is down is seen as down, and those of the
+ * Nodes come twice: ours by address, so that one that is down is seen as down, and those of the
  * gateways' /sd, so that nodes which join later are scraped as well.  Both give the same labels,
- * and Prometheus makes one target of two that are the same.
+ * and Prometheus makes one target of two that are the same.  Gateways are ours alone.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -14,6 +14,7 @@
 #include "base/buf.h"
 #include "base/id.h"
 #include "base/outfile.h"
+#include "probe/host.h"
 #include "roles/up.h"
 
 #define CONF_MAX (256 << 10)
@@ -46,6 +47,8 @@ bool up_node_target(const struct up *up, unsigned i, char out[128])
     char host[NET_HOST_MAX], in_url[NET_HOST_MAX + 2];
     int port;
     up_net_metrics(up, i, host, &port);
+    if (strcmp(host, "0.0.0.0") == 0 || strcmp(host, "::") == 0)
+        host_name(host, sizeof host); /* as the gateway calls it */
     net_url_host(in_url, host);
     snprintf(out, 128, "%s:%d", in_url, port);
     return port > 0;
@@ -84,9 +87,9 @@ static enum err add_rules(struct buf *out, const struct up *up)
     return err;
 }
 
-/* The gateways' lists, of which a job takes one role.  The role's name then goes: it would stand in
- * the way of the label that some metrics have. */
-static enum err add_discovery(struct buf *out, const struct up *up, const char *role)
+/* The gateways' lists hold gateways as well.  The role's name then goes: it would stand in the way
+ * of the label that some metrics have. */
+static enum err add_discovery(struct buf *out, const struct up *up)
 {
     char url[128];
     enum err err = ERR_OK;
@@ -96,9 +99,8 @@ static enum err add_discovery(struct buf *out, const struct up *up, const char *
         ADD("      - url: '%s/sd'\n        refresh_interval: 5s\n", url);
     }
     ADD("    relabel_configs:\n"
-        "      - source_labels: [role]\n        regex: %s\n        action: keep\n"
-        "      - regex: role\n        action: labeldrop\n",
-        role);
+        "      - source_labels: [role]\n        regex: telemetry\n        action: keep\n"
+        "      - regex: role\n        action: labeldrop\n");
     return err;
 }
 
@@ -119,14 +121,12 @@ static enum err prometheus_text(struct buf *out, const struct up *up)
             ADD("      - targets: ['%s']\n        labels: {node: node%u, role: telemetry}\n",
                 address, i + 1);
     if (err == ERR_OK)
-        err = add_discovery(out, up, "telemetry");
+        err = add_discovery(out, up);
     ADD("  - job_name: wyvern-gateway\n    static_configs:\n");
     for (unsigned i = 0; i < (unsigned)up->settings->gateways; i++) {
         up_gateway_target(up, i, address);
-        ADD("      - targets: ['%s']\n        labels: {role: gateway}\n", address);
+        ADD("      - targets: ['%s']\n", address);
     }
-    if (err == ERR_OK)
-        err = add_discovery(out, up, "gateway");
     return err;
 }
 
