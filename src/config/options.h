@@ -55,6 +55,8 @@ struct settings {
     const char *address; /* node: address others see it at */
     int expect_workers;  /* gateway: /ready waits for so many */
     const char *broker_pid_file;
+    const char *job_mapping;    /* telemetry: folder of files that name the jobs on each GPU */
+    const char *procfs, *sysfs; /* telemetry: /proc and /sys */
     int body_limit_kib, max_connections;
     /* asking */
     int min_tokens, max_tokens; /* -1: not given */

@@ -113,6 +113,13 @@ const struct option_row option_rows[] = {
      "address at which others see this node"},
     {"expect-workers", OPTION_INT, AT(expect_workers), "gateway", "N", "1", 0, 100000,
      "/ready answers 503 until so many workers have been ready"},
+    {"job-mapping", OPTION_TEXT, AT(job_mapping), "up node telemetry", "DIR", NULL, NO_RANGE,
+     "where the cluster's scheduler says what runs on which GPU: files named by GPU index, one job "
+     "id a line, as dcgm-exporter reads them"},
+    {"procfs", OPTION_TEXT, AT(procfs), "telemetry", "DIR", "/proc", NO_RANGE,
+     "where the node's own figures are read"},
+    {"sysfs", OPTION_TEXT, AT(sysfs), "telemetry", "DIR", "/sys", NO_RANGE,
+     "where AMD GPUs are looked for"},
     {"broker-pid-file", OPTION_TEXT, AT(broker_pid_file), "gateway", "FILE", NULL, NO_RANGE,
      "holds the process id of a private broker, for /wyvern/status"},
 

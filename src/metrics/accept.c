@@ -1,11 +1,13 @@
 /*
- * accept.c - which format a scraper wants: Accept with quality values (RFC 9110, 12.5.1).
+ * accept.c - which format and coding a scraper wants: Accept and Accept-Encoding with quality
+ * values (RFC 9110, 12.5.1 and 12.5.3).
  */
 #include <ctype.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 
+#include "metrics/gzip.h"
 #include "metrics/text.h"
 
 /* A stretch of the header, without the blanks around it. */
@@ -131,4 +133,29 @@ enum metrics_format metrics_format_negotiate(const char *accept)
          openmetrics.quality >= text.quality))
         return METRICS_OPENMETRICS_100;
     return METRICS_TEXT_004;
+}
+
+bool metrics_gzip_welcome(const char *accept_encoding)
+{
+    struct wish gzip = {0, 0};
+    struct span coding, part;
+    char range[128];
+
+    while (next_part(&accept_encoding, ',', &coding)) {
+        const char *rest = range;
+        double quality = 1;
+        if (coding.len == 0 || coding.len >= sizeof range)
+            continue;
+        memcpy(range, coding.at, coding.len);
+        range[coding.len] = '\0';
+        next_part(&rest, ';', &coding);
+        while (next_part(&rest, ';', &part))
+            if (part.len > 2 && strncasecmp(part.at, "q=", 2) == 0)
+                quality = parse_quality((struct span){part.at + 2, part.len - 2});
+        if (span_is(coding, "gzip") || span_is(coding, "x-gzip"))
+            consider(&gzip, 3, quality);
+        else if (span_is(coding, "*"))
+            consider(&gzip, 1, quality);
+    }
+    return gzip.quality > 0;
 }

@@ -311,6 +311,7 @@ static enum err telemetry_start(struct node *node)
     args_text(&args, "--metrics-host", host);
     args_number(&args, "--metrics-port", s->metrics_port);
     args_text(&args, "--address", node->presence.address);
+    args_text(&args, "--job-mapping", s->job_mapping);
     struct child_events events = {.on_end = telemetry_gone, .arg = node};
     return child_make(node, &node->telemetry, name, &args, NULL, false, &events);
 }

@@ -1,13 +1,15 @@
 /*
  * telemetry.c - the telemetry worker: one a node, serves the node's metrics to Prometheus.
  *
- * One thread, one loop.  Every second it reads GPUs and host and says that it is there; in between
- * it hears what the node's inference workers say of themselves (state.infer.<node>.*) and answers
- * scrapes from the registry, so that a scrape never waits for a driver.
+ * One loop, and a thread for each collector, which reads GPUs, host, … every second: a scrape never
+ * waits for a driver, and a driver that hangs stops nothing else (probe/poller.h).  The loop hears
+ * what the node's inference workers say of themselves (state.infer.<node>.*), and fills the
+ * registry anew for each scrape.
  */
 #include <math.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -21,6 +23,7 @@
 #include "bus/teller.h"
 #include "config/settings.h"
 #include "http/server.h"
+#include "metrics/gzip.h"
 #include "metrics/text.h"
 #include "probe/host.h"
 #include "roles/roles.h"
@@ -29,6 +32,7 @@
 #include "wire/subject.h"
 
 #define POLL_MS          1000
+#define HANG_MS          3000      /* a reading that takes longer hangs */
 #define SCRAPE_MAX_BYTES (4 << 20) /* text of one scrape */
 #define DEFAULT_HOST     "127.0.0.1"
 
@@ -37,14 +41,20 @@
 static const struct metric self_rows[ROW_COUNT - WORKER_ROWS_END] = {
     AT(BUILD_INFO) = {.name = "wyvern_build_info",
                       .type = METRIC_GAUGE,
-                      .help = "Version of this program",
-                      .labels = {"version"}},
+                      .help = "Version of this program, and what it is here",
+                      .labels = {"version", "role"}},
     AT(BROKER_CONNECTED) = {.name = "wyvern_broker_connected",
                             .type = METRIC_GAUGE,
                             .help = "1 while this telemetry worker is connected to the broker"},
-    AT(POLL_SECONDS) = {.name = "wyvern_poll_duration_seconds",
-                        .type = METRIC_GAUGE,
-                        .help = "How long the last reading of GPUs and host took"},
+    AT(COLLECTOR_SUCCESS) = {.name = "wyvern_collector_success",
+                             .type = METRIC_GAUGE,
+                             .help = "1 while a collector reads what it should, 0 when it fails or "
+                                     "hangs; none where there is nothing for it here",
+                             .labels = {"collector"}},
+    AT(COLLECTOR_DURATION) = {.name = "wyvern_collector_duration_seconds",
+                              .type = METRIC_GAUGE,
+                              .help = "How long a collector's last reading took, or has hung",
+                              .labels = {"collector"}},
 };
 
 /* ---- filling the registry ---- */
@@ -64,19 +74,87 @@ void telemetry_set(struct telemetry *telemetry, size_t row, const char *const *l
         telemetry_keep(telemetry, metrics_set(telemetry->metrics, row, labels, value));
 }
 
+static void show_self(struct telemetry *telemetry)
+{
+    static const char *const build[] = {WYVERN_VERSION, "telemetry"};
+
+    telemetry_set(telemetry, BUILD_INFO, build, 1);
+    telemetry_set(telemetry, BROKER_CONNECTED, NULL, bus_connected(telemetry->bus));
+    metrics_clear(telemetry->metrics, COLLECTOR_SUCCESS);
+    metrics_clear(telemetry->metrics, COLLECTOR_DURATION);
+    for (size_t i = 0; i < COLLECTOR_COUNT; i++) {
+        const struct collector *collector = &telemetry->collectors[i];
+        if (collector->poller == NULL || collector->news.answer == POLL_NOTHING)
+            continue;
+        telemetry_set(telemetry, COLLECTOR_SUCCESS, &collector->name,
+                      collector->news.answer == POLL_WELL);
+        telemetry_set(telemetry, COLLECTOR_DURATION, &collector->name, collector->news.duration_s);
+    }
+}
+
+/* A collector's news to the log, when they are other than before. */
+static void tell_news(struct collector *collector)
+{
+    switch (collector->news.answer) {
+    case POLL_WELL:
+        if (collector->told_failed || collector->told_nothing)
+            log_info("collector.works collector=%s", collector->name);
+        collector->told_failed = collector->told_nothing = false;
+        break;
+    case POLL_NOTHING:
+        if (!collector->told_nothing && collector->news.readings > 0) {
+            collector->told_nothing = true;
+            log_info("collector.idle collector=%s why=\"%s\"", collector->name,
+                     collector->news.why);
+        }
+        break;
+    case POLL_FAILED:
+        if (!collector->told_failed)
+            log_warn("collector.failed collector=%s why=\"%s\"", collector->name,
+                     collector->news.why);
+        collector->told_failed = true;
+        break;
+    }
+}
+
+static void fetch_readings(struct telemetry *telemetry)
+{
+    for (size_t i = 0; i < COLLECTOR_COUNT; i++) {
+        struct collector *collector = &telemetry->collectors[i];
+        if (collector->poller == NULL)
+            continue;
+        poller_latest(collector->poller, collector->latest, &collector->news);
+        tell_news(collector);
+    }
+}
+
 /* ---- what comes in ---- */
 
 static void answer_metrics(struct telemetry *telemetry, struct http_exchange *exchange,
                            const struct http_request *request)
 {
-    static const struct http_header headers[] = {{"Cache-Control", "no-store"}, {"Vary", "Accept"}};
+    static const struct http_header headers[] = {
+        {"Cache-Control", "no-store"},
+        {"Vary", "Accept, Accept-Encoding"},
+        {"Content-Encoding", "gzip"},
+    };
     enum metrics_format format = metrics_format_negotiate(http_request_header(request, "accept"));
+    bool packed = metrics_gzip_welcome(http_request_header(request, "accept-encoding"));
     struct buf text;
+    enum err err;
 
     buf_init(&text, SCRAPE_MAX_BYTES);
+    fetch_readings(telemetry);
+    show_gpus(telemetry);
+    show_node(telemetry);
     show_workers(telemetry);
-    if (metrics_write(telemetry->metrics, format, &text) == ERR_OK)
-        http_reply(exchange, 200, headers, 2, metrics_content_type(format), text.data, text.len);
+    show_self(telemetry);
+    err = metrics_write(telemetry->metrics, format, &text);
+    if (err == ERR_OK && packed)
+        packed = metrics_gzip(&text) == ERR_OK;
+    if (err == ERR_OK)
+        http_reply(exchange, 200, headers, packed ? 3 : 2, metrics_content_type(format), text.data,
+                   text.len);
     else
         http_reply(exchange, 500, NULL, 0, "text/plain", err_text(), strlen(err_text()));
     buf_done(&text);
@@ -100,17 +178,10 @@ static void on_request(void *arg, struct http_exchange *exchange,
         http_reply(exchange, 404, NULL, 0, "text/plain", nothing, sizeof nothing - 1);
 }
 
+/* For the log alone: scrapes fetch for themselves, and nobody may be scraping. */
 static void on_tick(void *arg)
 {
-    struct telemetry *telemetry = arg;
-    int64_t start_ns = clock_mono_ns();
-
-    show_gpus(telemetry);
-    show_node(telemetry);
-    telemetry->polls++;
-    telemetry_set(telemetry, POLL_SECONDS, NULL,
-                  (double)(clock_mono_ns() - start_ns) / (double)NS_PER_S);
-    telemetry_set(telemetry, BROKER_CONNECTED, NULL, bus_connected(telemetry->bus));
+    fetch_readings(arg);
 }
 
 static void on_signal(void *arg, int signum)
@@ -202,6 +273,23 @@ static enum err join_broker(struct telemetry *telemetry)
     return err;
 }
 
+enum err telemetry_collect(struct telemetry *telemetry, enum collector_id id, const char *name,
+                           const struct poller_config *config)
+{
+    struct collector *collector = &telemetry->collectors[id];
+    struct poller_config whole = *config;
+
+    whole.period_ms = POLL_MS;
+    whole.hang_ms = HANG_MS;
+    collector->name = name;
+    collector->latest = calloc(1, config->size);
+    if (collector->latest != NULL)
+        return poller_new(&collector->poller, &whole);
+    if (config->done != NULL)
+        config->done(config->state);
+    return err_set(ERR_NOMEM, "no memory for the collector %s", name);
+}
+
 /* One table of all sections. */
 static const struct metric *make_table(void)
 {
@@ -222,11 +310,8 @@ const struct metric *role_telemetry_metrics(size_t *count)
 
 static enum err start(struct telemetry *telemetry)
 {
-    static const char *const version[] = {WYVERN_VERSION};
     enum err err = metrics_new(&telemetry->metrics, make_table(), ROW_COUNT);
 
-    if (err == ERR_OK)
-        err = metrics_set(telemetry->metrics, BUILD_INFO, version, 1);
     if (err == ERR_OK)
         err = loop_new(&telemetry->loop);
     if (err == ERR_OK)
@@ -235,6 +320,10 @@ static enum err start(struct telemetry *telemetry)
         err = loop_signal(telemetry->loop, SIGINT, on_signal, telemetry);
     if (err == ERR_OK)
         err = loop_timer_new(&telemetry->tick, telemetry->loop, on_tick, telemetry);
+    if (err == ERR_OK)
+        err = collect_gpus(telemetry);
+    if (err == ERR_OK)
+        err = collect_node(telemetry);
     if (err == ERR_OK)
         err = serve(telemetry);
     if (err == ERR_OK)
@@ -259,7 +348,7 @@ int role_telemetry(const struct settings *settings, int argc, char **argv)
     if (err == ERR_OK) {
         loop_timer_start(telemetry.tick, 0, POLL_MS);
         loop_run(telemetry.loop);
-        log_info("telemetry.left polls=%u", telemetry.polls);
+        log_info("telemetry.left");
     } else {
         log_error("telemetry.not_started why=\"%s\"", err_text());
         status = err_exit_status(err);
@@ -269,7 +358,10 @@ int role_telemetry(const struct settings *settings, int argc, char **argv)
     bus_close(telemetry.bus);
     loop_timer_free(telemetry.tick);
     loop_free(telemetry.loop);
-    nvml_close(telemetry.nvml);
+    for (size_t i = 0; i < COLLECTOR_COUNT; i++) {
+        poller_free(telemetry.collectors[i].poller);
+        free(telemetry.collectors[i].latest);
+    }
     metrics_free(telemetry.metrics);
     tally_done(&telemetry.tally);
     join_done(&telemetry.join);

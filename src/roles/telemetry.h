@@ -16,10 +16,11 @@
 
 #include "bus/bus.h"
 #include "bus/teller.h"
+#include "config/options.h"
 #include "config/settings.h"
 #include "http/server.h"
 #include "metrics/family.h"
-#include "probe/nvml.h"
+#include "probe/poller.h"
 #include "roles/tally.h"
 #include "wire/presence.h"
 
@@ -32,11 +33,36 @@ enum gpu_row {
     GPU_MEMORY_TOTAL,
     /* ours */
     GPU_UP,
+    GPU_INFO,
+    GPU_UTILIZATION_RATIO,
+    GPU_MEMORY_BUSY_RATIO,
+    GPU_MEMORY_USED_SIZE,
+    GPU_MEMORY_FREE_SIZE,
+    GPU_MEMORY_WHOLE_SIZE,
+    GPU_POWER,
+    GPU_POWER_LIMIT,
+    GPU_ENERGY,
+    GPU_TEMPERATURE,
+    GPU_CLOCK,
+    GPU_ECC_ERRORS,
+    GPU_XID_ERRORS,
+    GPU_JOB_INFO,
     GPU_ROWS_END
 };
 
 enum node_row {
     SYSTEM_LOAD_AVERAGE = GPU_ROWS_END, /* the original's */
+    NODE_CPU_SECONDS,
+    NODE_CPUS,
+    NODE_MEMORY_SIZE,
+    NODE_MEMORY_AVAILABLE,
+    NODE_LOAD1,
+    NODE_LOAD5,
+    NODE_LOAD15,
+    NODE_NETWORK_RECEIVED,
+    NODE_NETWORK_SENT,
+    NODE_DISK_FREE,
+    NODE_DISK_SIZE,
     NODE_ROWS_END
 };
 
@@ -52,12 +78,37 @@ enum worker_row {
     WORKER_ROWS_END
 };
 
-enum self_row { BUILD_INFO = WORKER_ROWS_END, BROKER_CONNECTED, POLL_SECONDS, ROW_COUNT };
+enum self_row {
+    BUILD_INFO = WORKER_ROWS_END,
+    BROKER_CONNECTED,
+    COLLECTOR_SUCCESS,
+    COLLECTOR_DURATION,
+    ROW_COUNT
+};
 
 /* Sections of the table; the first row of each is the end of the one before. */
 extern const struct metric telemetry_gpu_rows[GPU_ROWS_END];
 extern const struct metric telemetry_node_rows[NODE_ROWS_END - GPU_ROWS_END];
 extern const struct metric telemetry_worker_rows[WORKER_ROWS_END - NODE_ROWS_END];
+
+/* What is read each second, in a thread each. */
+enum collector_id {
+    COLLECT_NVML,
+    COLLECT_AMDGPU,
+    COLLECT_HOST,
+    COLLECT_DISK,
+    COLLECT_NETWORK,
+    COLLECT_JOBS,
+    COLLECTOR_COUNT
+};
+
+struct collector {
+    const char *name; /* in metrics and logs */
+    struct poller *poller;
+    void *latest; /* what it read last; for collectors of GPUs a struct gpu_list, … */
+    struct poller_news news;
+    bool told_nothing, told_failed; /* in the log */
+};
 
 struct telemetry {
     const struct settings *settings;
@@ -67,20 +118,26 @@ struct telemetry {
     struct bus_subscription *workers;
     struct http_server *server;
     struct loop_timer *tick;
+    struct collector collectors[COLLECTOR_COUNT];
     struct teller *teller;
     struct metrics *metrics;
-    struct nvml *nvml;
     struct tally tally;
     struct presence presence;
     char hostname[PRESENCE_TEXT_MAX];
-    unsigned polls;
-    bool told_no_gpu, gpu_gone, told_full, incomplete;
+    bool told_full, incomplete;
 };
 
 /* telemetry.c: sets a series; NaN is nothing known: no series.  What can't be kept is told once. */
 void telemetry_set(struct telemetry *telemetry, size_t row, const char *const *labels,
                    double value);
 void telemetry_keep(struct telemetry *telemetry, enum err err);
+
+/* telemetry_gpus.c, telemetry_node.c: begin to read. */
+MUST_USE enum err collect_gpus(struct telemetry *telemetry);
+MUST_USE enum err collect_node(struct telemetry *telemetry);
+/* telemetry.c: begins one collector; takes config's state, also on failure. */
+MUST_USE enum err telemetry_collect(struct telemetry *telemetry, enum collector_id id,
+                                    const char *name, const struct poller_config *config);
 
 /* What was read last → series. */
 void show_gpus(struct telemetry *telemetry);

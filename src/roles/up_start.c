@@ -162,6 +162,7 @@ static enum err start_node(struct up *up, unsigned i, unsigned first, unsigned w
     args_text(&args, "--address", host);
     args_text(&args, "--metrics-host", host);
     args_number(&args, "--metrics-port", port);
+    args_text(&args, "--job-mapping", s->job_mapping);
     buf_done(&devices);
     if (args.err == ERR_OK)
         args.err = err;

@@ -8,6 +8,7 @@
 #include "api/params.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "metrics/gzip.h"
 #include "probe/host.h"
 #include "roles/gateway/gateway.h"
 #include "wire/json.h"
@@ -202,6 +203,7 @@ struct depth_wait {
     bool metrics;                   /* else the status */
     bool answered;
     enum metrics_format format;
+    bool packed; /* metrics: gzip is welcome */
 };
 
 static void on_waiter_closed(void *arg, bool complete)
@@ -270,10 +272,17 @@ static void write_metrics(struct depth_wait *wait, const struct prompts_depth *d
     };
     if (depth != NULL)
         now.depth = *depth;
+    static const struct http_header headers[] = {
+        {"Cache-Control", "no-store"},
+        {"Vary", "Accept, Accept-Encoding"},
+        {"Content-Encoding", "gzip"},
+    };
     struct buf text;
     buf_init(&text, METRICS_BYTES);
-    if (figures_write(gateway->figures, &now, wait->format, &text) == ERR_OK)
-        http_reply(wait->exchange, 200, NULL, 0, metrics_content_type(wait->format),
+    enum err err = figures_write(gateway->figures, &now, wait->format, &text);
+    bool packed = err == ERR_OK && wait->packed && metrics_gzip(&text) == ERR_OK;
+    if (err == ERR_OK)
+        http_reply(wait->exchange, 200, headers, packed ? 3 : 2, metrics_content_type(wait->format),
                    buf_text(&text), text.len);
     else
         reply_text(wait->exchange, 500, "text/plain; charset=utf-8", "metrics are too large\n");
@@ -295,15 +304,18 @@ static void on_depth(void *arg, enum err err, const struct prompts_depth *depth)
 }
 
 static void answer_with_depth(struct gateway *gateway, struct http_exchange *exchange, bool metrics,
-                              enum metrics_format format)
+                              enum metrics_format format, bool packed)
 {
     struct depth_wait *wait = calloc(1, sizeof *wait);
     if (wait == NULL) {
         reply_text(exchange, 503, JSON_TYPE, "{}");
         return;
     }
-    *wait = (struct depth_wait){
-        .gateway = gateway, .exchange = exchange, .metrics = metrics, .format = format};
+    *wait = (struct depth_wait){.gateway = gateway,
+                                .exchange = exchange,
+                                .metrics = metrics,
+                                .format = format,
+                                .packed = packed};
     http_on_close(exchange, on_waiter_closed, wait);
     if (prompts_depth(gateway->bus, gateway->join.model, on_depth, wait) != ERR_OK)
         on_depth(wait, ERR_UNAVAILABLE, NULL);
@@ -313,14 +325,16 @@ static void get_status(struct gateway *gateway, struct http_exchange *exchange,
                        const struct http_request *request)
 {
     (void)request;
-    answer_with_depth(gateway, exchange, false, METRICS_TEXT_004);
+    answer_with_depth(gateway, exchange, false, METRICS_TEXT_004, false);
 }
 
 static void get_metrics(struct gateway *gateway, struct http_exchange *exchange,
                         const struct http_request *request)
 {
     const char *accept = http_request_header(request, "accept");
-    answer_with_depth(gateway, exchange, true, metrics_format_negotiate(accept));
+    const char *encoding = http_request_header(request, "accept-encoding");
+    answer_with_depth(gateway, exchange, true, metrics_format_negotiate(accept),
+                      metrics_gzip_welcome(encoding));
 }
 
 /* For Prometheus' HTTP discovery. */

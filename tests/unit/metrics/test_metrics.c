@@ -7,8 +7,12 @@
 #include <cmocka.h>
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
+#include <zlib.h>
+
+#include "metrics/gzip.h"
 #include "metrics/text.h"
 
 static const double bounds[] = {0.00001, 0.005, 1, 7680, 1234567, 1e9};
@@ -228,6 +232,79 @@ static void test_accept(void **state)
                         "application/openmetrics-text; version=1.0.0; charset=utf-8");
 }
 
+static void test_gzip_by_accept_encoding(void **state)
+{
+    static const char *const yes[] = {"gzip",
+                                      "GZIP",
+                                      "x-gzip",
+                                      "deflate, gzip",
+                                      "gzip;q=0.5",
+                                      "gzip ; q=1.0, identity",
+                                      "*",
+                                      "br;q=1,*;q=.1",
+                                      "identity, *;q=0.1",
+                                      "*;q=0, gzip;q=1"};
+    static const char *const no[] = {NULL,        "",        "identity",       "gzip;q=0",
+                                     "*;q=0",     "gzipped", "*;q=1,gzip;q=0", "gzip;q=many",
+                                     "deflate,br"};
+
+    for (size_t i = 0; i < sizeof yes / sizeof *yes; i++)
+        assert_true(metrics_gzip_welcome(yes[i]));
+    for (size_t i = 0; i < sizeof no / sizeof *no; i++)
+        assert_false(metrics_gzip_welcome(no[i]));
+}
+
+/* What zlib's own reader makes of it is the text. */
+static void test_gzip(void **state)
+{
+    static const size_t sizes[] = {1, 100, 16 << 10, 300000};
+    unsigned random = 7;
+
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        struct buf text;
+        unsigned char *plain = malloc(sizes[i]), *again = malloc(sizes[i] + 1);
+        z_stream stream = {0};
+        for (size_t k = 0; k < sizes[i]; k++) {
+            random = random * 1103515245 + 12345;
+            plain[k] = (unsigned char)(random >> 16);
+        }
+        buf_init(&text, 1 << 20);
+        assert_int_equal(buf_append(&text, plain, sizes[i]), ERR_OK);
+        assert_int_equal(metrics_gzip(&text), ERR_OK);
+        assert_int_equal(inflateInit2(&stream, 15 + 16), Z_OK);
+        stream.next_in = (unsigned char *)text.data;
+        stream.avail_in = (unsigned)text.len;
+        stream.next_out = again;
+        stream.avail_out = (unsigned)sizes[i] + 1;
+        assert_int_equal(inflate(&stream, Z_FINISH), Z_STREAM_END);
+        assert_int_equal(stream.total_out, sizes[i]);
+        assert_memory_equal(again, plain, sizes[i]);
+        inflateEnd(&stream);
+        buf_done(&text);
+        free(plain);
+        free(again);
+    }
+}
+
+/* Noise does not shrink: over the limit it is refused, and the text is as it was. */
+static void test_gzip_keeps_the_limit(void **state)
+{
+    struct buf text;
+    unsigned random = 7;
+
+    buf_init(&text, 1000);
+    for (int i = 0; i < 1000; i++) {
+        random = random * 1103515245 + 12345;
+        char byte = (char)(random >> 16);
+        assert_int_equal(buf_append(&text, &byte, 1), ERR_OK);
+    }
+    char first = text.data[0];
+    assert_int_equal(metrics_gzip(&text), ERR_LIMIT);
+    assert_int_equal(text.len, 1000);
+    assert_int_equal(text.data[0], first);
+    buf_done(&text);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -237,6 +314,9 @@ int main(void)
         cmocka_unit_test(test_many_series),
         cmocka_unit_test(test_wrong_rows_and_uses),
         cmocka_unit_test(test_accept),
+        cmocka_unit_test(test_gzip_by_accept_encoding),
+        cmocka_unit_test(test_gzip),
+        cmocka_unit_test(test_gzip_keeps_the_limit),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 #include <cmocka.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,6 +19,16 @@
 static char control[64];
 static struct gpu_reading readings[NVML_MAX_GPUS];
 static unsigned count;
+
+static bool has(const struct gpu_reading *gpu, enum gpu_figure figure)
+{
+    return !isnan(gpu->figures[figure]);
+}
+
+static double figure_of(unsigned gpu, enum gpu_figure figure)
+{
+    return readings[gpu].figures[figure];
+}
 
 static void say(const char *lines)
 {
@@ -96,14 +107,17 @@ static void test_figures(void **state)
     for (int i = 0; i < 3; i++)
         assert_int_equal(nvml_read(nvml, readings, &count), ERR_OK);
     assert_int_equal(count, 2);
-    assert_true(readings[0].up && readings[0].has_utilization && readings[0].has_memory);
+    assert_true(readings[0].up && readings[1].up);
     assert_string_equal(readings[0].uuid, "GPU-0");
     assert_string_equal(readings[0].name, "Stand-in 0");
-    assert_int_equal(readings[0].gpu_percent, 37);
-    assert_int_equal(readings[0].memory_percent, 12);
-    assert_true(readings[0].memory_total == UINT64_C(85899345920));
-    assert_int_equal(readings[0].memory_used, 1048576);
-    assert_true(readings[0].memory_free == UINT64_C(85898297344));
+    assert_string_equal(readings[0].driver, "570.1");
+    assert_string_equal(readings[0].vendor, "nvidia");
+    assert_true(figure_of(0, GPU_BUSY_PERCENT) == 37);
+    assert_true(figure_of(0, GPU_MEMORY_BUSY_PERCENT) == 12);
+    assert_true(figure_of(0, GPU_MEMORY_TOTAL_BYTES) == 85899345920.0);
+    assert_true(figure_of(0, GPU_MEMORY_USED_BYTES) == 1048576);
+    assert_true(figure_of(0, GPU_MEMORY_FREE_BYTES) == 85898297344.0);
+    assert_false(has(&readings[0], GPU_POWER_WATTS)); /* no line: not supported */
     assert_int_equal(readings[1].index, 1);
     assert_string_equal(readings[1].uuid, "GPU-1");
     nvml_close(nvml);
@@ -131,7 +145,8 @@ static void test_start_fails(void **state)
     for (size_t i = 0; i < sizeof codes / sizeof *codes; i++) {
         snprintf(line, sizeof line, "init %d\n", codes[i]);
         say(line);
-        assert_int_equal(nvml_open(&nvml, STANDIN_NVML_FILE), ERR_NOT_FOUND);
+        assert_int_equal(nvml_open(&nvml, STANDIN_NVML_FILE),
+                         codes[i] == 9 ? ERR_NOT_FOUND : ERR_UNAVAILABLE);
         assert_null(nvml);
     }
     assert_int_equal(calls_of("shutdown"), 0); /* it never ran */
@@ -151,10 +166,10 @@ static void test_missing_figures(void **state)
         assert_int_equal(nvml_read(nvml, readings, &count), ERR_OK);
         assert_int_equal(count, 2);
         assert_true(readings[0].up && readings[1].up);
-        assert_false(readings[0].has_utilization);
-        assert_true(readings[0].has_memory);
-        assert_true(readings[1].has_utilization);
-        assert_false(readings[1].has_memory);
+        assert_false(has(&readings[0], GPU_BUSY_PERCENT));
+        assert_true(has(&readings[0], GPU_MEMORY_USED_BYTES));
+        assert_true(has(&readings[1], GPU_BUSY_PERCENT));
+        assert_false(has(&readings[1], GPU_MEMORY_USED_BYTES));
         assert_string_equal(readings[1].name, "");
     }
     nvml_close(nvml);
@@ -179,9 +194,9 @@ static void test_gpus_without_permission_are_left_out(void **state)
 
 static void test_lost_gpu_comes_back(void **state)
 {
-    static const char *const ways[] = {"0 handle 15\n" TWO_GPUS, "0 uuid_code 15\n" TWO_GPUS,
-                                       "0 name_code 16\n" TWO_GPUS, "0 util_code 15\n" TWO_GPUS,
-                                       "0 memory_code 16\n" TWO_GPUS};
+    static const char *const ways[] = {"0 handle 15\n" TWO_GPUS,      "0 uuid_code 15\n" TWO_GPUS,
+                                       "0 name_code 16\n" TWO_GPUS,   "0 util_code 15\n" TWO_GPUS,
+                                       "0 memory_code 16\n" TWO_GPUS, "0 ecc_code 15\n" TWO_GPUS};
     struct nvml *nvml = opened(TWO_GPUS);
 
     for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
@@ -192,7 +207,9 @@ static void test_lost_gpu_comes_back(void **state)
         do { /* down, the other one up, until it was started again at least once */
             assert_int_equal(nvml_read(nvml, readings, &count), ERR_OK);
             assert_int_equal(count, 2);
-            assert_false(readings[0].up || readings[0].has_utilization || readings[0].has_memory);
+            assert_false(readings[0].up);
+            for (int figure = 0; figure < GPU_FIGURE_COUNT; figure++)
+                assert_false(has(&readings[0], (enum gpu_figure)figure));
             assert_string_equal(readings[0].uuid, "GPU-0");
             assert_true(readings[1].up);
             assert_true(clock_mono_ns() < deadline);
@@ -231,6 +248,165 @@ static void test_driver_goes_and_comes_back(void **state)
     nvml_close(nvml);
 }
 
+#define REST                                                                                       \
+    "0 power 312500\n0 limit 700000\n0 energy 98765432\n0 temperature 63\n0 clock 1980 2619\n"     \
+    "0 ecc 7 2\ndriver 575.57.08\n0 name NVIDIA H200\n"
+
+static void test_all_the_rest(void **state)
+{
+    struct nvml *nvml = opened(REST TWO_GPUS);
+
+    assert_int_equal(nvml_read(nvml, readings, &count), ERR_OK);
+    assert_string_equal(readings[0].driver, "575.57.08");
+    assert_string_equal(readings[0].name, "NVIDIA H200");
+    assert_true(fabs(figure_of(0, GPU_POWER_WATTS) - 312.5) < 1e-9);
+    assert_true(fabs(figure_of(0, GPU_POWER_LIMIT_WATTS) - 700) < 1e-9);
+    assert_true(fabs(figure_of(0, GPU_ENERGY_JOULES) - 98765.432) < 1e-6);
+    assert_true(figure_of(0, GPU_TEMPERATURE_CELSIUS) == 63);
+    assert_true(figure_of(0, GPU_CLOCK_SM_HERTZ) == 1980e6);
+    assert_true(figure_of(0, GPU_CLOCK_MEMORY_HERTZ) == 2619e6);
+    assert_true(figure_of(0, GPU_ECC_CORRECTED) == 7);
+    assert_true(figure_of(0, GPU_ECC_UNCORRECTED) == 2);
+    for (int figure = GPU_POWER_WATTS; figure < GPU_FIGURE_COUNT; figure++)
+        assert_false(has(&readings[1], (enum gpu_figure)figure));
+    nvml_close(nvml);
+}
+
+/* Each of the newer figures' functions fails in each way: that figure is missing, and no other. */
+static void test_each_failure_of_each_figure(void **state)
+{
+    static const struct {
+        const char *name;
+        enum gpu_figure first, last;
+    } figures[] = {
+        {"power", GPU_POWER_WATTS, GPU_POWER_WATTS},
+        {"limit", GPU_POWER_LIMIT_WATTS, GPU_POWER_LIMIT_WATTS},
+        {"energy", GPU_ENERGY_JOULES, GPU_ENERGY_JOULES},
+        {"temperature", GPU_TEMPERATURE_CELSIUS, GPU_TEMPERATURE_CELSIUS},
+        {"clock", GPU_CLOCK_SM_HERTZ, GPU_CLOCK_MEMORY_HERTZ},
+        {"ecc", GPU_ECC_CORRECTED, GPU_ECC_UNCORRECTED},
+    };
+    static const int codes[] = {3, 4, 6, 13, 17, 27, 28, 999};
+    struct nvml *nvml = opened(REST TWO_GPUS);
+    char lines[768];
+
+    for (size_t i = 0; i < sizeof figures / sizeof *figures * 8; i++) {
+        const int which = (int)(i / 8);
+        snprintf(lines, sizeof lines, "0 %s_code %d\n" REST TWO_GPUS, figures[which].name,
+                 codes[i % 8]);
+        say(lines);
+        assert_int_equal(nvml_read(nvml, readings, &count), ERR_OK);
+        assert_true(readings[0].up);
+        for (unsigned k = 0; k < GPU_FIGURE_COUNT; k++)
+            assert_int_equal(has(&readings[0], (enum gpu_figure)k),
+                             k < figures[which].first || k > figures[which].last);
+    }
+    nvml_close(nvml);
+}
+
+static void test_absurd_figures_are_missing(void **state)
+{
+    static const char absurd[] =
+        "count 3\n0 util 4294967295 101\n0 memory 100 101 0\n0 power 4294967295\n"
+        "0 limit 4294967295\n0 energy 18446744073709551615\n0 temperature 4294967295\n"
+        "0 clock 4294967295 4294967295\n0 ecc 18446744073709551615 18446744073709551615\n"
+        "1 memory 0 0 0\n1 util 100 0\n2 memory 18446744073709551615 1 1\n2 util 101 1\n"
+        "2 uuid \xff\xfe\"\x01\n2 name   \xc3\x28 \n";
+    struct nvml *nvml = opened(absurd);
+
+    assert_int_equal(nvml_read(nvml, readings, &count), ERR_OK);
+    assert_int_equal(count, 3);
+    for (unsigned k = 0; k < GPU_FIGURE_COUNT; k++)
+        assert_false(has(&readings[0], (enum gpu_figure)k));
+    assert_true(readings[0].up);
+    assert_false(has(&readings[1], GPU_MEMORY_TOTAL_BYTES));
+    assert_true(figure_of(1, GPU_BUSY_PERCENT) == 100 &&
+                figure_of(1, GPU_MEMORY_BUSY_PERCENT) == 0);
+    assert_false(has(&readings[2], GPU_MEMORY_USED_BYTES));
+    assert_false(has(&readings[2], GPU_BUSY_PERCENT));
+    assert_string_equal(readings[2].uuid, "??\"?");
+    assert_string_equal(readings[2].name, "?(");
+    nvml_close(nvml);
+}
+
+/* Errors come once each, are counted by number, and outlive a restart of the library. */
+static void test_errors_are_counted(void **state)
+{
+    struct nvml *nvml = opened(TWO_GPUS);
+
+    assert_int_equal(nvml_read(nvml, readings, &count), ERR_OK);
+    assert_int_equal(readings[0].xid_count + readings[1].xid_count, 0);
+    say("xid 1 1 79\nxid 2 1 31\nxid 3 1 79\nxid 4 0 13\nxid 5 9 13\n" TWO_GPUS);
+    for (int i = 0; i < 2; i++)
+        assert_int_equal(nvml_read(nvml, readings, &count), ERR_OK);
+    assert_int_equal(readings[0].xid_count, 1);
+    assert_int_equal(readings[0].xids[0].xid, 13);
+    assert_int_equal(readings[1].xid_count, 2);
+    assert_int_equal(readings[1].xids[0].xid, 79);
+    assert_int_equal(readings[1].xids[0].count, 2);
+    assert_int_equal(readings[1].xids[1].xid, 31);
+    say("xid 6 1 79\n1 handle 15\n" TWO_GPUS); /* it fell off the bus, and says so */
+    assert_int_equal(nvml_read(nvml, readings, &count), ERR_OK);
+    assert_false(readings[1].up);
+    say(TWO_GPUS);
+    do
+        read_until_well(nvml);
+    while (!readings[1].up);
+    say("xid 7 1 79\n" TWO_GPUS);
+    assert_int_equal(nvml_read(nvml, readings, &count), ERR_OK);
+    assert_int_equal(readings[1].xids[0].count, 4);
+    nvml_close(nvml);
+}
+
+/* More than we hold: neither the numbers of a GPU nor the events of a reading are without end. */
+static void test_errors_are_bounded(void **state)
+{
+    struct nvml *nvml = opened(TWO_GPUS);
+    char lines[8192] = TWO_GPUS;
+    size_t len = strlen(lines);
+
+    assert_int_equal(nvml_read(nvml, readings, &count), ERR_OK);
+    for (int i = 0; i < 200; i++)
+        len += (size_t)snprintf(lines + len, sizeof lines - len, "xid %d 0 %d\n", 100 + i, i);
+    say(lines);
+    for (int i = 0; i < 5; i++)
+        assert_int_equal(nvml_read(nvml, readings, &count), ERR_OK);
+    assert_int_equal(readings[0].xid_count, GPU_MAX_XIDS);
+    nvml_close(nvml);
+}
+
+static void test_without_events(void **state)
+{
+    struct nvml *nvml = opened("events_code 13\nxid 1000 0 79\n" TWO_GPUS);
+
+    assert_int_equal(nvml_read(nvml, readings, &count), ERR_OK);
+    assert_true(readings[0].up && readings[0].xid_count == 0);
+    nvml_close(nvml);
+    nvml = opened("0 register_code 3\nxid 1001 0 79\nxid 1002 1 48\n" TWO_GPUS);
+    assert_int_equal(nvml_read(nvml, readings, &count), ERR_OK);
+    assert_true(readings[0].up && readings[0].xid_count == 0);
+    assert_int_equal(readings[1].xid_count, 1);
+    nvml_close(nvml);
+}
+
+/* A library of long ago has but the needed functions and memory. */
+static void test_old_library(void **state)
+{
+    struct nvml *nvml = NULL;
+
+    say(REST TWO_GPUS);
+    assert_int_equal(nvml_open(&nvml, STANDIN_OLD_NVML_FILE), ERR_OK);
+    assert_int_equal(nvml_read(nvml, readings, &count), ERR_OK);
+    assert_int_equal(count, 2);
+    assert_true(readings[0].up);
+    assert_string_equal(readings[0].name, "");
+    assert_string_equal(readings[0].driver, "");
+    for (unsigned k = 0; k < GPU_FIGURE_COUNT; k++)
+        assert_int_equal(has(&readings[0], (enum gpu_figure)k),
+                         k >= GPU_MEMORY_TOTAL_BYTES && k <= GPU_MEMORY_FREE_BYTES);
+    nvml_close(nvml);
+}
+
 static void test_more_gpus_than_we_hold(void **state)
 {
     struct nvml *nvml = opened("count 100\n");
@@ -252,6 +428,13 @@ int main(void)
         NVML_TEST(test_gpus_without_permission_are_left_out),
         NVML_TEST(test_lost_gpu_comes_back),
         NVML_TEST(test_driver_goes_and_comes_back),
+        NVML_TEST(test_all_the_rest),
+        NVML_TEST(test_each_failure_of_each_figure),
+        NVML_TEST(test_absurd_figures_are_missing),
+        NVML_TEST(test_errors_are_counted),
+        NVML_TEST(test_errors_are_bounded),
+        NVML_TEST(test_without_events),
+        NVML_TEST(test_old_library),
         NVML_TEST(test_more_gpus_than_we_hold),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
