@@ -267,6 +267,10 @@ static enum err join_broker(struct telemetry *telemetry)
         return err;
     snprintf(subject, sizeof subject, "state.infer.%s.*", node);
     err = bus_subscribe(&telemetry->workers, telemetry->bus, subject, hear_worker, telemetry);
+    snprintf(subject, sizeof subject, "state.node.%s.*", node);
+    if (err == ERR_OK)
+        err = bus_subscribe(&telemetry->supervisor, telemetry->bus, subject, hear_supervisor,
+                            telemetry);
     if (err == ERR_OK)
         err = teller_new(&telemetry->teller, telemetry->bus, telemetry->loop, &telemetry->presence,
                          NULL, NULL);

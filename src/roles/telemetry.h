@@ -75,6 +75,14 @@ enum worker_row {
     WORKER_FAILED,
     WORKER_PROMPT_TOKENS,
     WORKER_REPLY_TOKENS,
+    WORKER_WAITING,
+    WORKER_BUSY,
+    WORKER_SLOT_TIME,
+    WORKER_KV_USED,
+    WORKER_CACHED_TOKENS,
+    WORKER_PREFILL,
+    WORKER_DECODE,
+    WORKER_RESTARTS,
     WORKER_ROWS_END
 };
 
@@ -115,13 +123,16 @@ struct telemetry {
     struct join join;
     struct loop *loop;
     struct bus *bus;
-    struct bus_subscription *workers;
+    struct bus_subscription *workers, *supervisor;
     struct http_server *server;
     struct loop_timer *tick;
     struct collector collectors[COLLECTOR_COUNT];
     struct teller *teller;
     struct metrics *metrics;
     struct tally tally;
+    uint32_t restarts[PRESENCE_RESTARTS_MAX]; /* of the workers, by their supervisor */
+    unsigned restart_count;
+    int64_t restarts_ns; /* when it said so */
     struct presence presence;
     char hostname[PRESENCE_TEXT_MAX];
     bool told_full, incomplete;
@@ -146,5 +157,7 @@ void show_workers(struct telemetry *telemetry);
 
 /* A message of one of the node's inference workers (state.infer.<node>.*). */
 void hear_worker(void *arg, const struct bus_message *message);
+/* And of the node's supervisor (state.node.<node>.*). */
+void hear_supervisor(void *arg, const struct bus_message *message);
 
 #endif

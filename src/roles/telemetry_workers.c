@@ -2,6 +2,8 @@
  * telemetry_workers.c - what the node's inference workers say of themselves, as metrics.
  */
 #include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/clock.h"
@@ -50,7 +52,72 @@ const struct metric telemetry_worker_rows[WORKER_ROWS_END - NODE_ROWS_END] = {
                                .type = METRIC_COUNTER,
                                .help = "Tokens that the worker has generated",
                                .labels = WORKER_LABELS},
+    AT(WORKER_WAITING) = {.name = "wyvern_worker_waiting",
+                          .type = METRIC_GAUGE,
+                          .help =
+                              "Of the active prompts, those that the model does not work on yet",
+                          .labels = WORKER_LABELS},
+    AT(WORKER_BUSY) = {.name = "wyvern_worker_busy_seconds_total",
+                       .type = METRIC_COUNTER,
+                       .help =
+                           "Time with at least one prompt in the model, since the worker's start",
+                       .labels = WORKER_LABELS},
+    AT(WORKER_SLOT_TIME) = {.name = "wyvern_worker_slot_seconds_total",
+                            .type = METRIC_COUNTER,
+                            .help = "The same, summed over the prompts: slots in use times time",
+                            .labels = WORKER_LABELS},
+    AT(WORKER_KV_USED) =
+        {.name = "wyvern_worker_kv_cache_usage_ratio",
+         .type = METRIC_GAUGE,
+         .help = "Share of the model's cache that prompts in hand and their replies take up",
+         .labels = WORKER_LABELS},
+    AT(WORKER_CACHED_TOKENS) = {.name = "wyvern_worker_prefix_cache_hit_tokens_total",
+                                .type = METRIC_COUNTER,
+                                .help = "Tokens of prompts that were found in the prefix cache",
+                                .labels = WORKER_LABELS},
+    AT(WORKER_PREFILL) =
+        {.name = "wyvern_worker_prefill_seconds_total",
+         .type = METRIC_COUNTER,
+         .help = "Time that the model spent computing prompts; a mixed step counts by its tokens",
+         .labels = WORKER_LABELS},
+    AT(WORKER_DECODE) = {.name = "wyvern_worker_decode_seconds_total",
+                         .type = METRIC_COUNTER,
+                         .help =
+                             "Time that the model spent computing the further tokens of replies",
+                         .labels = WORKER_LABELS},
+    AT(WORKER_RESTARTS) =
+        {.name = "wyvern_worker_restarts_total",
+         .type = METRIC_COUNTER,
+         .help = "Times that the worker died and was started again, since its supervisor's start",
+         .labels = WORKER_LABELS},
 };
+
+static void show_work(struct telemetry *telemetry, const char *const *name,
+                      const struct presence_work *work)
+{
+    if (!work->known)
+        return; /* an older worker */
+    telemetry_set(telemetry, WORKER_WAITING, name, work->waiting);
+    telemetry_set(telemetry, WORKER_BUSY, name, work->busy_s);
+    telemetry_set(telemetry, WORKER_SLOT_TIME, name, work->slot_s);
+    telemetry_set(telemetry, WORKER_KV_USED, name, work->kv_used >= 0 ? work->kv_used : NAN);
+    telemetry_set(telemetry, WORKER_CACHED_TOKENS, name, (double)work->cached_tokens_total);
+    telemetry_set(telemetry, WORKER_PREFILL, name, work->prefill_s);
+    telemetry_set(telemetry, WORKER_DECODE, name, work->decode_s);
+}
+
+static void show_restarts(struct telemetry *telemetry)
+{
+    char name[PRESENCE_NAME_MAX + 24];
+    const char *const label[] = {name};
+
+    if (clock_mono_ns() - telemetry->restarts_ns > PRESENCE_GONE_MS * NS_PER_MS)
+        telemetry->restart_count = 0;
+    for (unsigned i = 0; i < telemetry->restart_count; i++) {
+        snprintf(name, sizeof name, "infer-%s-%u", telemetry->presence.node, i);
+        telemetry_set(telemetry, WORKER_RESTARTS, label, telemetry->restarts[i]);
+    }
+}
 
 static void show_worker(struct telemetry *telemetry, const struct presence *worker)
 {
@@ -64,6 +131,7 @@ static void show_worker(struct telemetry *telemetry, const struct presence *work
     telemetry_set(telemetry, WORKER_FAILED, name, (double)worker->failed_total);
     telemetry_set(telemetry, WORKER_PROMPT_TOKENS, name, (double)worker->prompt_tokens_total);
     telemetry_set(telemetry, WORKER_REPLY_TOKENS, name, (double)worker->reply_tokens_total);
+    show_work(telemetry, name, &worker->work);
 }
 
 void show_workers(struct telemetry *telemetry)
@@ -77,6 +145,7 @@ void show_workers(struct telemetry *telemetry)
     for (size_t i = 0; i < telemetry->tally.count; i++)
         if (!telemetry->tally.workers[i].gone)
             show_worker(telemetry, &telemetry->tally.workers[i].presence);
+    show_restarts(telemetry);
     tally_latency(&telemetry->tally, counts, &sum);
     telemetry_keep(telemetry,
                    metrics_set_histogram(telemetry->metrics, REQUEST_LATENCY, NULL, counts, sum));
@@ -99,4 +168,18 @@ void hear_worker(void *arg, const struct bus_message *message)
         telemetry->told_full = true;
         log_warn("worker.uncounted worker=\"%s\" why=\"%s\"", presence.name, err_text());
     }
+}
+
+void hear_supervisor(void *arg, const struct bus_message *message)
+{
+    struct telemetry *telemetry = arg;
+    struct presence presence;
+
+    if (presence_decode(&presence, message->data, message->len) != ERR_OK)
+        return;
+    telemetry->restarts_ns = clock_mono_ns();
+    telemetry->restart_count = 0;
+    if (!presence.leaving)
+        telemetry->restart_count =
+            presence_restarts(telemetry->restarts, message->data, message->len);
 }
