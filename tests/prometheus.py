@@ -71,6 +71,11 @@ class Prometheus:
         assert data["resultType"] == "vector", data
         return [(s["metric"], float(s["value"][1])) for s in data["result"]]
 
+    def oldest(self, name):
+        """When the oldest sample of the last ten minutes was taken; None: there is none."""
+        data = self.get("query", query=f"{name}[10m]")
+        return min((float(s["values"][0][0]) for s in data["result"]), default=None)
+
     def targets(self):
         """{(job, instance): health}"""
         return {(t["labels"]["job"], t["labels"]["instance"]): t["health"]
