@@ -18,8 +18,9 @@ import httpx
 import pytest
 
 import prometheus
+import promql
 from harness import ROOT, WYVERN, Service, Stream, free_ports, process_start, wait_for
-from prometheus import DASHBOARDS, DEPLOY, OWN_TO_PROMETHEUS, Prometheus
+from prometheus import DASHBOARDS, DEPLOY, Prometheus
 
 PROGRAM = prometheus.program()
 PROMTOOL = prometheus.program("promtool")
@@ -122,7 +123,7 @@ RANGES = {"percentunit": (0, 1.1), "percent": (0, 100), "celsius": (1, 120), "wa
           "hertz": (1e6, 1e11), "bytes": (0, 1e15), "mbytes": (0, 1e9), "Bps": (0, 1e12),
           "s": (0, 600), "joule": (0, 1e9), "reqps": (0, 1e4), "short": (0, 1e6)}
 PANELS = [pytest.param(path, *panel, id=f"{path.stem}-{panel[0]}")
-          for path in DASHBOARDS for panel in prometheus.panels(path)]
+          for path in DASHBOARDS for panel in promql.panels(path)]
 
 
 @needs_prometheus
@@ -130,7 +131,7 @@ PANELS = [pytest.param(path, *panel, id=f"{path.stem}-{panel[0]}")
 def test_each_panel_has_an_answer(working, path, title, kind, unit, queries):
     server, load = working
     least, most = RANGES[unit]
-    for expr in map(prometheus.filled, queries):
+    for expr in map(promql.filled, queries):
         answer = wait_for(lambda expr=expr: load.errors or [
             v for v in server.query(expr) if not math.isnan(v[1])], f"an answer to {expr}", 15, .2)
         assert not load.errors, load.errors
@@ -145,10 +146,10 @@ def test_the_original_figure(working):
     """Every worker has a curve of its own, and so has every node and GPU."""
     server, _ = working
     path, = [p for p in DASHBOARDS if p.stem == "load-balance"]
-    by_title = {title: queries for title, _, _, queries in prometheus.panels(path)}
+    by_title = {title: queries for title, _, _, queries in promql.panels(path)}
     for title, label in (("Worker utilisation", "worker"), ("Node load", "instance"),
                          ("GPU utilisation", "uuid")):
-        expr = prometheus.filled(by_title[title][0])
+        expr = promql.filled(by_title[title][0])
         wait_for(lambda expr=expr, label=label: len({x[label] for x, _ in server.query(expr)}) == 2,
                  f"two curves of {title}", 20)
 
@@ -163,7 +164,7 @@ def test_variables_have_values(working):
             match, label = re.fullmatch(r"label_values\((.*), (\w+)\)",
                                         variable["definition"]).groups()
             assert server.get(f"label/{label}/values",
-                              **{"match[]": prometheus.filled(match)}), variable["definition"]
+                              **{"match[]": promql.filled(match)}), variable["definition"]
 
 
 @needs_prometheus
@@ -184,14 +185,13 @@ def test_rules_work_and_nothing_is_wrong(working):
 def named_metrics():
     """(place, metric) of all that dashboards, rules and alerts name."""
     for path in DASHBOARDS:
-        for title, _, _, queries in prometheus.panels(path):
+        for title, _, _, queries in promql.panels(path):
             for expr in queries:
-                for name in prometheus.metric_names(prometheus.filled(expr)):
+                for name in promql.metric_names(promql.filled(expr)):
                     yield f"{path.name}: {title}", name
     for path in sorted((DEPLOY / "prometheus").glob("*s.yml")):
-        text = path.read_text(encoding="utf-8")
-        for expr in re.findall(r"^ +expr: (?:>-\n((?: {10,}.*\n)+)|(.*)\n)", text, re.M):
-            for name in prometheus.metric_names("".join(expr)):
+        for expr in promql.rule_expressions(path.read_text(encoding="utf-8")):
+            for name in promql.metric_names(expr):
                 yield path.name, name
 
 
@@ -206,8 +206,8 @@ def test_each_named_metric_is_exported(fake):
     families = exported(fake)
     named = list(named_metrics())
     assert len({name for _, name in named}) > 40  # the names are found at all
-    missing = [(place, name) for place, name in named if not prometheus.family(
-        name, families | recorded | OWN_TO_PROMETHEUS)]
+    missing = [(place, name) for place, name in named if not promql.family(
+        name, families | recorded | promql.OWN_TO_PROMETHEUS)]
     assert not missing
 
 
@@ -227,52 +227,6 @@ def test_alerts_as_promtool_sees_them():
     alerts = re.findall(r"alert: (\w+)", (DEPLOY / "prometheus" / "alerts.yml").read_text())
     tested = re.findall(r"alertname: (\w+)", (folder / "alerts_test.yml").read_text())
     assert set(alerts) == set(tested)
-
-
-@needs_prometheus
-def test_it_is_started_again_and_keeps_what_it_has(start):
-    service = start(**options(nodes=2))
-    server = wait_runs(service)
-    assert server.targets() == {
-        ("wyvern-nodes", f"127.0.0.1:{service.metrics_port}"): "up",
-        ("wyvern-nodes", f"127.0.0.1:{service.metrics_port + 1}"): "up",
-        ("wyvern-gateway", f"127.0.0.1:{service.port}"): "up"}
-    text = service.log_path.read_text()
-    assert text.index("(Prometheus)") < text.index("ready    after")
-    before = wait_for(lambda: server.oldest("wyvern_workers_ready"), "a first value")
-    pid, = [p for p in service.family
-            if b"--storage.tsdb.path" in open(f"/proc/{p}/cmdline", "rb").read()]
-    begun = process_start(pid)
-    os.kill(pid, signal.SIGKILL)
-    wait_for(lambda: process_start(pid) != begun, "its death")
-
-    def back():
-        try:
-            return server.oldest("wyvern_workers_ready")
-        except httpx.TransportError:
-            return None
-
-    assert wait_for(back, "Prometheus back", 20) == before
-    assert service.ask("still here")["choices"]
-
-
-@needs_prometheus
-def test_a_node_that_joins_later_is_scraped(start, tmp_path):
-    service = start(listen="127.0.0.1", **options(workers=1))
-    server = wait_runs(service)
-    port = free_ports(1)
-    with open(tmp_path / "node.log", "wb") as log:
-        node = subprocess.Popen(
-            [service.command[0], "node", "--join", service.state_dir / "join.ini", "--node", "late",
-             "--workers", "1", "--model", "fake:tokens=20,delay_ms=5", "--metrics-port", str(port),
-             "--address", "127.0.0.1", "--state-dir", tmp_path / "late"], stdout=log, stderr=log)
-    try:
-        wait_for(lambda: server.targets().get(("wyvern-nodes", f"127.0.0.1:{port}")) == "up",
-                 "the target", 30, .1)
-        assert server.query('up{node="late"}')
-    finally:
-        node.send_signal(signal.SIGTERM)
-        assert node.wait(30) == 0
 
 
 def test_what_is_not_there_is_said_before_anything_starts(tmp_path):
@@ -331,16 +285,42 @@ http.server.HTTPServer(address, Handler).serve_forever()
 """ % sys.executable
 
 
-@needs_prometheus
-def test_grafana_is_started_with_files_it_can_read(start, tmp_path):
-    program = tmp_path / "grafana-server"
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory):
+    """(service, Prometheus, port of Grafana): two nodes with the fake engine, open to more."""
+    folder = tmp_path_factory.mktemp("watched")
+    program = folder / "grafana-server"
     program.write_text(GRAFANA)
     program.chmod(0o755)
     port = free_ports(1)
     more = options(grafana=True, grafana_port=port, grafana_program=program)
     del more["prometheus"]  # comes with Grafana
-    service = start(**more)
-    server = wait_runs(service)
+    service = Service(folder, nodes=2, listen="127.0.0.1", **more)
+    try:
+        yield service, wait_runs(service), port
+        assert service.stop() == 0, service.logs()
+    finally:
+        service.kill()
+
+
+@needs_prometheus
+def test_it_sees_every_target_before_the_service_is_called_ready(watched):
+    service, server, _ = watched
+    text = service.log_path.read_text()
+    assert text.index("(Prometheus)") < text.index("ready    after")
+    assert "does not see" not in text
+    assert server.targets() == {
+        ("wyvern-nodes", f"127.0.0.1:{service.metrics_port}"): "up",
+        ("wyvern-nodes", f"127.0.0.1:{service.metrics_port + 1}"): "up",
+        ("wyvern-gateway", f"127.0.0.1:{service.port}"): "up"}
+    for target in server.get("targets", state="active")["activeTargets"]:
+        assert "role" not in target["labels"]
+
+
+@needs_prometheus
+def test_grafana_is_started_with_files_it_can_read(watched):
+    service, server, port = watched
     assert httpx.get(f"http://127.0.0.1:{port}/api/health", trust_env=False).status_code == 200
     assert f"http://127.0.0.1:{port}   (Grafana)" in service.log_path.read_text()
 
@@ -360,3 +340,41 @@ def test_grafana_is_started_with_files_it_can_read(start, tmp_path):
     assert keys == re.findall(r"^ *-? *(\w+):", shipped.read_text(), re.M)
     provider = (folder / "provisioning" / "dashboards" / "wyvern.yml").read_text()
     assert f"path: '{DEPLOY}/grafana/dashboards'" in provider
+
+
+@needs_prometheus
+def test_it_is_started_again_and_keeps_what_it_has(watched):
+    service, server, _ = watched
+    before = wait_for(lambda: server.oldest("wyvern_workers_ready"), "a first value")
+    pid, = [p for p in service.family
+            if b"--storage.tsdb.path" in open(f"/proc/{p}/cmdline", "rb").read()]
+    begun = process_start(pid)
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: process_start(pid) != begun, "its death")
+
+    def back():
+        try:
+            return server.oldest("wyvern_workers_ready")
+        except httpx.TransportError:
+            return None
+
+    assert wait_for(back, "Prometheus back", 20) == before
+    assert service.ask("still here")["choices"]
+
+
+@needs_prometheus
+def test_a_node_that_joins_later_is_scraped(watched, tmp_path):
+    service, server, _ = watched
+    port = free_ports(1)
+    with open(tmp_path / "node.log", "wb") as log:
+        node = subprocess.Popen(
+            [service.command[0], "node", "--join", service.state_dir / "join.ini", "--node", "late",
+             "--workers", "1", "--model", "fake:tokens=20,delay_ms=5", "--metrics-port", str(port),
+             "--address", "127.0.0.1", "--state-dir", tmp_path / "late"], stdout=log, stderr=log)
+    try:
+        wait_for(lambda: server.targets().get(("wyvern-nodes", f"127.0.0.1:{port}")) == "up",
+                 "the target", 30, .1)
+        assert server.query('up{node="late"}')
+    finally:
+        node.send_signal(signal.SIGTERM)
+        assert node.wait(30) == 0
