@@ -87,5 +87,5 @@ for ((i = 0; i < 40; i++)); do
 done
 [ -z "$processes" ] || fail "processes are left: $processes"
 [ "$namespaces" = "$namespaces_before" ] || fail "network namespaces are left: $namespaces"
-[ -z "$(find "$state" -name '*.pid' -o -name lock)" ] || fail "pid files are left in $state"
+[ -z "$(find "$state" -path "$state/prometheus" -prune -o \( -name '*.pid' -o -name lock \) -print)" ] || fail "pid files are left in $state"
 say "nothing is left: no process, no namespace; logs stay in $state/logs"
