@@ -22,6 +22,7 @@ import time
 import httpx
 
 import blenderbot
+import figures
 import processes
 from common import ROOT, Report, load, prompts_file, say, service
 from harness import MODEL, WYVERN, Service, free_ports, run_json
@@ -311,8 +312,8 @@ def measure_cpu_real(report, args):
 
 MEASURES = {"shares": measure_shares, "makespan": measure_makespan, "rate": measure_rate,
             "claim": measure_claim, "start": measure_start, "cpu": measure_cpu,
-            "cpu-real": measure_cpu_real, "blenderbot": blenderbot.measure,
-            "blenderbot-service": blenderbot.measure_service}
+            "cpu-real": measure_cpu_real, "figures": figures.measure,
+            "blenderbot": blenderbot.measure, "blenderbot-service": blenderbot.measure_service}
 
 
 def main():

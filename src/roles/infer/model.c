@@ -224,11 +224,13 @@ static void *run(void *arg)
     hand_over_state(thread, BATCH_LOADED, ERR_OK);
     for (bool go_on = true; go_on;) {
         struct command *command = queue_pop_wait(thread->commands, engine_due_ns(thread->engine));
+        bool obeyed = command != NULL;
         while (command != NULL && go_on) {
             go_on = obey(thread, command);
             command = go_on ? queue_pop(thread->commands) : NULL;
         }
-        tell_figures(thread); /* also of what was just started or cancelled */
+        if (obeyed)
+            tell_figures(thread); /* of what was just started or cancelled */
         if (!go_on || engine_due_ns(thread->engine) > clock_mono_ns())
             continue;
         size_t count = 0;

@@ -1,0 +1,433 @@
+"""Figures of workers and requests, what Prometheus may scrape, and a request's trace through all
+processes."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import time
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from harness import ROOT, Stream, free_ports, many, wait_for
+
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+SPAN = "00f067aa0ba902b7"
+PARENT = f"00-{TRACE}-{SPAN}-01"
+WORK = ["busy_seconds_total", "slot_seconds_total", "prefill_seconds_total",
+        "decode_seconds_total", "prefix_cache_hit_tokens_total", "prompts_total",
+        "prompt_tokens_total", "reply_tokens_total", "failed_total"]
+
+
+def samples(url):
+    """{(name, label values…): value}"""
+    text = httpx.get(url, trust_env=False).text
+    return {(s.name, *(v for _, v in sorted(s.labels.items()))): s.value
+            for family in text_string_to_metric_families(text) for s in family.samples}
+
+
+def total(found, name):
+    """The sum of a worker figure over workers; None while one of them has none."""
+    values = [v for key, v in found.items() if key[0] == f"wyvern_worker_{name}"]
+    return sum(values) if values else None
+
+
+class Metrics:
+    """One service's, by name: of the one gateway, or summed over the node's workers."""
+
+    def __init__(self, service):
+        self.model = service.status()["model"]
+        self.gateway = service.url + "/metrics"
+        self.node, = service.metrics_urls()
+
+    def worker(self, name):
+        return total(samples(self.node), name)
+
+    def at_gateway(self, name, *labels):
+        return samples(self.gateway).get((f"wyvern_{name}", *labels))
+
+
+@pytest.fixture(scope="module")
+def metrics(fake):
+    found = Metrics(fake)
+    wait_for(lambda: found.worker("busy_seconds_total") is not None, "the workers' figures")
+    return found
+
+
+# ---- workers ----
+
+def test_a_workers_time(fake, metrics):
+    """Four prompts of half a second each: how long they took is in the figures, in four ways."""
+    before = samples(metrics.node)
+    begun = time.monotonic()
+    assert all(r.status_code == 200 for r in many(fake, ["t tokens=10 delay_ms=50"] * 4))
+    elapsed = time.monotonic() - begun
+    wait_for(lambda: metrics.worker("prompts_total") == total(before, "prompts_total") + 4,
+             "four prompts")
+    wait_for(lambda: metrics.worker("active") == 0, "idle workers")
+    after = samples(metrics.node)
+    grown = {name: total(after, name) - total(before, name) for name in WORK}
+    # At least two ran at once, on at most two workers; nothing is counted beyond the elapsed time.
+    assert 0.5 <= grown["busy_seconds_total"] <= 2 * elapsed + 0.5
+    assert 2.0 <= grown["slot_seconds_total"] <= 4 * elapsed + 0.5
+    assert grown["busy_seconds_total"] <= grown["slot_seconds_total"]
+    # The fake engine's waits stand for computing: one for the prompt, nine for the rest.
+    assert grown["prefill_seconds_total"] == pytest.approx(4 * 0.05)
+    assert grown["decode_seconds_total"] == pytest.approx(4 * 9 * 0.05)
+    assert grown["reply_tokens_total"] == 40 and grown["failed_total"] == 0
+    later = samples(metrics.node)
+    for name in WORK:  # idle: nothing grows
+        assert total(later, name) == total(after, name), name
+
+
+def test_while_it_runs(fake, metrics):
+    """The cache fills while a reply grows and is empty behind it; no counter goes back."""
+    assert metrics.worker("kv_cache_usage_ratio") == 0
+    stream = Stream(fake, "k tokens=60 delay_ms=20")
+    seen, full = [], []
+    while not stream.future.done():
+        now = samples(metrics.node)
+        seen.append([total(now, name) for name in WORK])
+        full.append(total(now, "kv_cache_usage_ratio"))
+        assert total(now, "waiting") <= total(now, "active") <= 1
+    stream.join()
+    assert stream.done and len(seen) > 2
+    for earlier, later in zip(seen, seen[1:], strict=False):
+        assert all(a <= b for a, b in zip(earlier, later, strict=True))
+    assert seen[-1][0] > seen[0][0]
+    assert 0 < max(full) <= (60 + 3) / 4096 / 4
+    wait_for(lambda: metrics.worker("kv_cache_usage_ratio") == 0, "an empty cache")
+
+
+def test_prefix_cache(real):
+    """A conversation's beginning is computed once: the second time its tokens are hits."""
+    metrics = Metrics(real)
+    question = "Tell me about the sea. " * 20
+    for _ in range(2):
+        reply = real.ask(question, max_tokens=3)
+    cached = reply["usage"]["prompt_tokens_details"]["cached_tokens"]
+    wait_for(lambda: metrics.worker("prompts_total") == 2, "two prompts")
+    assert cached > 50
+    assert metrics.worker("prefix_cache_hit_tokens_total") == cached
+    prefill, decode = metrics.worker("prefill_seconds_total"), metrics.worker("decode_seconds_total")
+    assert prefill > 0 and decode > 0
+    # The model's time is a part of that in which a prompt was with it.
+    assert prefill + decode <= metrics.worker("busy_seconds_total") + 0.05
+
+
+def test_restarts_and_redeliveries(start):
+    """A worker that dies: its supervisor counts it, the gateway that its prompt went to another."""
+    service = start(workers=2, slots=1)
+    metrics = Metrics(service)
+    wait_for(lambda: metrics.worker("restarts_total") == 0, "the supervisor's figures")
+    assert metrics.at_gateway("redeliveries_total") == 0
+    stream = Stream(service, "r tokens=40 delay_ms=50").wait_text()
+    busy = wait_for(lambda: [w for w in service.workers() if w["active"]], "a busy worker")[0]
+    os.kill(busy["pid"], signal.SIGKILL)
+    wait_for(lambda: samples(metrics.node).get(("wyvern_worker_restarts_total", busy["id"])) == 1,
+             "one restart")
+    assert metrics.worker("restarts_total") == 1
+    stream.join()
+    assert stream.done and stream.details["attempt"] == 2
+    assert metrics.at_gateway("redeliveries_total") == 1
+    assert metrics.at_gateway("dead_letters_total") == 0
+    # It is back, counting from its own start; the other goes on.
+    wait_for(lambda: sum(k[0] == "wyvern_worker_busy_seconds_total"
+                         for k in samples(metrics.node)) == 2, "both workers")
+
+
+def test_dead_letters(start):
+    service = start(workers=3, slots=1)
+    metrics = Metrics(service)
+    reply = service.post("d tokens=5 crash_at=1")
+    assert reply.status_code == 500 and reply.json()["error"]["code"] == "worker_died"
+    assert metrics.at_gateway("dead_letters_total") == 1
+    assert metrics.at_gateway("redeliveries_total") == 3
+    assert metrics.at_gateway("e2e_request_latency_seconds_count", "failed", metrics.model) == 1
+    assert metrics.at_gateway("request_decode_time_seconds_count", metrics.model) == 0
+
+
+# ---- requests ----
+
+def test_requests(fake, metrics):
+    """Each request is in each histogram once, where and with what belongs to it."""
+    names = ["time_to_first_token_seconds", "inter_token_latency_seconds",
+             "request_queue_time_seconds", "request_prefill_time_seconds",
+             "request_decode_time_seconds"]
+
+    def look():
+        found = samples(metrics.gateway)
+        at = {n: (found[(f"wyvern_{n}_count", metrics.model)],
+                  found[(f"wyvern_{n}_sum", metrics.model)]) for n in names}
+        for reason in ("stop", "length"):
+            at[reason] = (found[("wyvern_e2e_request_latency_seconds_count", reason,
+                                 metrics.model)],
+                          found[("wyvern_e2e_request_latency_seconds_sum", reason,
+                                 metrics.model)])
+        return at
+
+    before = look()
+    stream = Stream(fake, "s tokens=5 delay_ms=100").join()  # ends by itself
+    fake.text("w tokens=50 delay_ms=20", max_tokens=3)       # is cut, and not streamed
+    after = look()
+    count = {n: after[n][0] - before[n][0] for n in after}
+    seconds = {n: after[n][1] - before[n][1] for n in after}
+    pieces = sum(1 for c in stream.chunks if c["choices"] and c["choices"][0]["delta"].get("content"))
+    assert count == {"time_to_first_token_seconds": 1,
+                     "inter_token_latency_seconds": pieces - 1, "request_queue_time_seconds": 2,
+                     "request_prefill_time_seconds": 2, "request_decode_time_seconds": 2,
+                     "stop": 1, "length": 1}
+    assert seconds["time_to_first_token_seconds"] >= 0.1
+    assert 0.35 <= seconds["inter_token_latency_seconds"] <= seconds["stop"]
+    assert 0.4 <= seconds["request_decode_time_seconds"] <= seconds["stop"] + seconds["length"]
+    assert 0.11 <= seconds["request_prefill_time_seconds"]
+    assert seconds["stop"] >= 0.5
+
+
+def test_labels_are_not_the_users(fake, metrics):
+    """Nothing that a client writes becomes a label."""
+    mark = "zzyzx"
+    fake.post(mark, user=mark, temperature=0)
+    httpx.post(fake.url + "/v1/chat/completions", trust_env=False,
+               headers={"traceparent": mark, "tracestate": f"{mark}=1"},
+               json={"model": mark, "messages": [{"role": mark, "content": mark}]})
+    httpx.get(f"{fake.url}/{mark}?{mark}", trust_env=False)
+    for url in (metrics.gateway, metrics.node):
+        text = httpx.get(url, trust_env=False).text
+        assert mark not in text
+        models = set(re.findall(r'model="([^"]*)"', text))
+        assert models == {metrics.model}
+
+
+# ---- discovery ----
+
+def discovered(service):
+    reply = httpx.get(service.url + "/sd", trust_env=False)
+    assert reply.status_code == 200 and reply.headers["content-type"] == "application/json"
+    return reply.json()
+
+
+def test_discovery(start):
+    service = start(nodes=2, workers=2, gateways=2)
+    wanted = [({"node": n["name"], "role": "telemetry"},
+               n["metrics_url"].removeprefix("http://").removesuffix("/metrics"))
+              for n in service.status()["nodes"]]
+    hub = socket.gethostname()
+    wanted += [({"node": hub, "role": "gateway"}, f"127.0.0.1:{service.port + i}")
+               for i in range(2)]
+    found = wait_for(lambda: len(discovered(service)) == 4 and discovered(service), "four targets")
+    for group in found:
+        assert set(group) == {"targets", "labels"} and len(group["targets"]) == 1
+    key = json.dumps
+    assert (sorted((key(g["labels"]), *g["targets"]) for g in found) ==
+            sorted((key(labels), target) for labels, target in wanted))
+    for group in found:
+        assert httpx.get(f"http://{group['targets'][0]}/metrics",
+                         trust_env=False).status_code == 200
+    # One that leaves is not scraped any more.
+    gone = found[-1]["labels"]["node"]
+    pid = next(n["pid"] for n in service.status()["nodes"] if n["name"] == gone)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        for child in service.family:
+            if f"telemetry-{gone}" in open(f"/proc/{child}/cmdline").read():
+                os.kill(child, signal.SIGTERM)
+        wait_for(lambda: len(discovered(service)) == 3, "three targets")
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    wait_for(lambda: len(discovered(service)) == 4, "four again")
+
+
+def test_ten_thousand_nodes(start):
+    """So many that say they are there: all are listed, and the service serves on."""
+    service = start(workers=1)
+    count = 10000
+    with service.broker() as broker:
+        for i in range(count):
+            name = f"far{i}"
+            for role, own, url in (("telemetry", f"telemetry-{name}",
+                                    f"http://{name}:8000/metrics"), ("node", name, "")):
+                broker.publish(f"state.{role}.{name}.{own}", json.dumps({
+                    "v": 1, "role": role, "node": name, "name": own, "boot": "0" * 16,
+                    "url": url}).encode())
+        broker.flush()
+        # A liar: what is no address is nobody's target.
+        broker.publish("state.telemetry.x.liar", json.dumps({
+            "v": 1, "role": "telemetry", "node": "x", "name": "liar", "url": "nonsense"}).encode())
+        broker.flush()
+        found = wait_for(lambda: len(discovered(service)) >= count and discovered(service),
+                         "10,000 targets")
+        targets = {t for group in found for t in group["targets"]}
+        assert {f"far{i}:8000" for i in range(count)} < targets
+        assert len(found) == len(targets) and "nonsense" not in targets
+        assert service.text("on tokens=2") == "on.0 on.1 "
+        assert httpx.get(service.url + "/metrics", trust_env=False).status_code == 200
+
+
+def test_a_real_prometheus_finds_them(fake, tmp_path):
+    binary = shutil.which("prometheus") or shutil.which("prometheus", path=ROOT / ".deps" / "bin")
+    if binary is None:
+        pytest.skip("no prometheus")
+    port = free_ports(1)
+    (tmp_path / "prometheus.yml").write_text(f"""
+global: {{scrape_interval: 1s}}
+scrape_configs:
+  - job_name: wyvern
+    http_sd_configs: [{{url: "{fake.url}/sd", refresh_interval: 1s}}]
+""")
+    process = subprocess.Popen(
+        [binary, f"--config.file={tmp_path}/prometheus.yml", f"--storage.tsdb.path={tmp_path}/data",
+         f"--web.listen-address=127.0.0.1:{port}"], stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL)
+    try:
+        def up():
+            try:
+                reply = httpx.get(f"http://127.0.0.1:{port}/api/v1/targets", trust_env=False)
+            except httpx.TransportError:
+                return None
+            targets = reply.json()["data"]["activeTargets"] if reply.status_code == 200 else []
+            roles = {t["labels"].get("role") for t in targets if t["health"] == "up"}
+            return roles == {"telemetry", "gateway"} and targets
+        targets = wait_for(up, "both targets up", 30)
+        assert {t["scrapeUrl"] for t in targets} == {fake.url + "/metrics", *fake.metrics_urls()}
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+# ---- traces ----
+
+def log_lines(service, trace):
+    """{process: its lines that name a trace}"""
+    found = {}
+    for path in service.state_dir.glob("logs/*.log"):
+        lines = [line for line in path.read_text(errors="replace").splitlines()
+                 if f"trace_id={trace}" in line]
+        if lines:
+            found[path.stem] = lines
+    return found
+
+
+def ask(service, headers, stream=False, content="t tokens=2", **fields):
+    return httpx.post(service.url + "/v1/chat/completions", headers=headers, trust_env=False,
+                      json={"model": "default", "stream": stream,
+                            "messages": [{"role": "user", "content": content}], **fields})
+
+
+def test_a_trace_goes_through_all_processes(fake):
+    for stream, trace in ((False, "a" * 32), (True, "b" * 32)):
+        reply = ask(fake, {"traceparent": f"00-{trace}-{SPAN}-01", "tracestate": "vendor=x,b=2"},
+                    stream)
+        assert reply.status_code == 200
+        version, its, span, flags = reply.headers["traceparent"].split("-")
+        assert (version, its, flags) == ("00", trace, "01") and span != SPAN
+        assert reply.headers["tracestate"] == "vendor=x,b=2"
+        if stream:
+            chunks = [json.loads(line[6:]) for line in reply.text.splitlines()
+                      if line.startswith("data: {")]
+            body, = [c for c in chunks if "wyvern" in c]
+        else:
+            body = reply.json()
+        assert body["wyvern"]["trace_id"] == trace
+        worker, responder = body["wyvern"]["inference_worker"], body["wyvern"]["response_worker"]
+        lines = wait_for(lambda t=trace, w=worker, r=responder: (
+            found if {"gateway-0", w, r} <= set(found := log_lines(fake, t)) else None),
+            "the trace in three logs")
+        prompt = body["wyvern"]["prompt_id"]
+        assert all(prompt in line for own in lines.values() for line in own)
+        assert {re.search(r"(\w+\.\w+) prompt=", line).group(1)
+                for own in lines.values() for line in own} == {
+                    "prompt.accepted", "job.done", "reply.recorded", "reply.delivered"}
+
+
+def test_a_trace_is_made_where_there_is_none(fake):
+    seen = set()
+    for _ in range(2):
+        reply = ask(fake, {"tracestate": "a=1"})  # worth nothing without its traceparent
+        made = reply.headers["traceparent"].split("-")[1]
+        assert re.fullmatch("[0-9a-f]{32}", made) and "tracestate" not in reply.headers
+        assert reply.json()["wyvern"]["trace_id"] == made
+        seen.add(made)
+    assert len(seen) == 2
+
+
+@pytest.mark.parametrize("headers", [
+    [("traceparent", PARENT.upper())],
+    [("traceparent", PARENT.replace("00-", "ff-", 1))],
+    [("traceparent", PARENT + "-more")],
+    [("traceparent", PARENT[:-1])],
+    [("traceparent", f"00-{'0' * 32}-{SPAN}-01")],
+    [("traceparent", f"00-{TRACE}-{'0' * 16}-01")],
+    [("traceparent", "")],
+    [("traceparent", "x" * 8000)],
+    [("traceparent", PARENT), ("traceparent", PARENT)],
+], ids=range(9))
+def test_a_malformed_traceparent_is_ignored(fake, headers):
+    reply = ask(fake, [*headers, ("tracestate", "a=1")])
+    assert reply.status_code == 200
+    assert TRACE not in reply.headers["traceparent"] and "tracestate" not in reply.headers
+    assert reply.json()["wyvern"]["trace_id"] == reply.headers["traceparent"].split("-")[1]
+
+
+@pytest.mark.parametrize("states,kept", [
+    (["a=1", "b=2"], "a=1,b=2"),
+    (["a=1,c"], None),
+    (["A=1"], None),
+    ([",".join(f"k{i}={'v' * 40}" for i in range(20))], None),
+    ([], None),
+], ids=range(5))
+def test_tracestate(fake, states, kept):
+    reply = ask(fake, [("traceparent", PARENT), *(("tracestate", s) for s in states)])
+    assert reply.headers["traceparent"].split("-")[1] == TRACE
+    assert reply.headers.get("tracestate") == kept
+
+
+def test_a_later_version_is_read(fake):
+    reply = ask(fake, {"traceparent": f"cc-{TRACE}-{SPAN}-01-what-comes"})
+    assert reply.headers["traceparent"].split("-")[:2] == ["00", TRACE]
+
+
+def test_errors_have_it_too(fake):
+    for fields in ({"temperature": 9}, {"content": "e error_at=0"}):
+        reply = ask(fake, {"traceparent": PARENT}, **fields)
+        assert reply.status_code >= 400
+        assert reply.headers["traceparent"].split("-")[1] == TRACE
+
+
+def test_a_reader_that_leaves(fake):
+    trace = "c" * 32
+    with httpx.stream("POST", fake.url + "/v1/chat/completions", trust_env=False,
+                      headers={"traceparent": f"00-{trace}-{SPAN}-00"},
+                      json={"model": "default", "stream": True, "messages": [
+                          {"role": "user", "content": "l tokens=1000 delay_ms=50"}]}) as reply:
+        next(reply.iter_lines())
+    wait_for(lambda: {re.search(r"(\w+\.\w+) prompt=", line).group(1)
+                      for own in log_lines(fake, trace).values() for line in own} >=
+             {"reader.left", "job.cancelled", "reply.recorded"}, "the leaving in the logs")
+
+
+def test_a_prompt_of_an_older_gateway(fake):
+    """Without a trace, and with a broken one, a prompt is served all the same."""
+    with fake.broker() as broker:
+        model = fake.status()["model"]
+        token = "".join(c if c.isalnum() or c in "-_" else f"={ord(c):02X}" for c in model)
+        for i, extra in enumerate(({}, {"traceparent": "nonsense"})):
+            prompt = f"{i + 1:032x}"
+            gateway = "f" * 16
+            sub = broker.subscribe(f"live.{gateway}.>")
+            broker.publish(f"prompt.{token}.main.{prompt}", json.dumps({
+                "v": 1, "id": prompt, "gateway": gateway, "prompter": "old", "model": model,
+                "detached": True, "params": {}, "messages": [{"role": "user", "content": "o tokens=2"}],
+                **extra}).encode())
+            broker.flush()
+            heard = broker.messages(lambda found: any(
+                m.subject == f"live.{gateway}.{prompt}" for m in found))
+            record = next(m for m in heard if m.subject == f"live.{gateway}.{prompt}").json()
+            assert record["status"] == "completed" and record["text"] == "o.0 o.1 "
+            assert record["trace_id"] == ""
+            broker.unsubscribe(sub)
