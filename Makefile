@@ -15,8 +15,9 @@ deps:
 model: all
 	@scripts/deps.sh model
 
-demo: model ## the whole story: four workers on two nodes, 105 prompts, a report
-	@scripts/demo.sh
+demo: model ## the whole story: four workers on two nodes, 105 prompts, a report; PROMETHEUS=1 adds it
+	@[ -z "$(PROMETHEUS)" ] || scripts/deps.sh prometheus
+	@scripts/demo.sh $(if $(PROMETHEUS),--prometheus --prometheus-port 0)
 
 up: model ## the service on this machine, until Ctrl-C
 	@$(BUILD)/wyvern up

@@ -23,7 +23,8 @@ left_processes() {
     for entry in /proc/[0-9]*/cmdline; do
         pid=${entry#/proc/} pid=${pid%/cmdline}
         [ "$pid" = "$$" ] && continue
-        if tr '\0' ' ' <"$entry" 2>/dev/null | grep -qF -e "--state-dir $state " -e "$state/broker/"; then
+        if tr '\0' ' ' <"$entry" 2>/dev/null | grep -qF -e "--state-dir $state " -e "$state/broker/" \
+            -e "$state/prometheus/"; then
             printf '%s ' "$pid"
         fi
     done 2>/dev/null
@@ -43,7 +44,7 @@ stop() {
 [ -x "$wyvern" ] || fail "$wyvern is missing: run make"
 mkdir -p "$state"
 [ -z "$(left_processes)" ] || fail "a demo is running already (processes $(left_processes))"
-rm -rf "$state/broker" "$state/logs"
+rm -rf "$state/broker" "$state/prometheus" "$state/logs"
 namespaces_before=$(our_namespaces)
 
 say "== starting: 4 inference workers on 2 nodes, 2 response workers, telemetry on each node, a gateway"
@@ -73,7 +74,7 @@ say "== Figures 2 and 3: 15 prompts x 7 at once, 100 to 300 new tokens each"
 
 say
 say "== where things are while it runs"
-sed -n 's/^wyvern: \(API\|metrics\|logs\) /   \1 /p' "$output"
+sed -n 's/^wyvern: \(API\|metrics\|watch\|logs\) /   \1 /p' "$output"
 
 say
 say "== stopping"
@@ -86,5 +87,5 @@ for ((i = 0; i < 40; i++)); do
 done
 [ -z "$processes" ] || fail "processes are left: $processes"
 [ "$namespaces" = "$namespaces_before" ] || fail "network namespaces are left: $namespaces"
-[ -z "$(find "$state" -name '*.pid' -o -name lock)" ] || fail "pid files are left in $state"
+[ -z "$(find "$state" -path "$state/prometheus" -prune -o \( -name '*.pid' -o -name lock \) -print)" ] || fail "pid files are left in $state"
 say "nothing is left: no process, no namespace; logs stay in $state/logs"

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# deps.sh [build|check|model] - brings what wyvern needs and is not there yet.
+# deps.sh [build|check|model|prometheus] - brings what wyvern needs and is not there yet.
 #
 #   build  Debian packages of scripts/packages.txt; into .deps/: the model runtime (libllama), the
 #          broker (nats-server), the HTTP parser's source (llhttp)          [the default]
-#   check  build, and what `make check` needs: linters, promtool, Python packages in .venv/
+#   check  build, and what `make check` needs: linters, Prometheus, Python packages in .venv/
 #   model  the default model in build/models/, requantised once with build/wyvern
+#   prometheus  Prometheus and promtool in .deps/bin/, from Debian's package; nothing is installed
 #
 # Each step prints one line and leaves a stamp in .deps/stamps/, so that it is done once.
 # LLAMA_CMAKE_ARGS adds build flags to the model runtime, for example -DGGML_CUDA=ON.
@@ -194,24 +195,24 @@ llhttp() {
 
 # ---- for checks ----------------------------------------------------------------------------
 
-# The package prometheus starts a service when it is installed; promtool alone needs no root.
-metrics_checker() {
-    if command -v promtool >/dev/null || stamped promtool; then
+# The package prometheus starts a service when it is installed; its programs alone need no root.
+prometheus() {
+    if command -v promtool >/dev/null && command -v prometheus >/dev/null || stamped prometheus; then
         return
     fi
     command -v apt-get >/dev/null || {
-        say "no promtool: the metrics check is left out"
+        say "no prometheus and promtool: install them in your system's way"
         return
     }
-    say "promtool of Debian's prometheus"
+    say "prometheus and promtool of Debian's package"
     scratch
-    if (cd "$work" && apt-get download -q prometheus >promtool.log 2>&1 &&
+    if (cd "$work" && apt-get download -q prometheus >prometheus.log 2>&1 &&
         dpkg-deb -x prometheus_*.deb prometheus); then
         mkdir -p "$deps/bin"
-        cp "$work/prometheus/usr/bin/promtool" "$deps/bin/promtool"
-        stamp promtool
+        cp "$work/prometheus/usr/bin/promtool" "$work/prometheus/usr/bin/prometheus" "$deps/bin/"
+        stamp prometheus
     else
-        say "promtool can't be fetched now: the metrics check is left out"
+        say "prometheus can't be fetched now: its checks are left out"
     fi
 }
 
@@ -265,9 +266,13 @@ check)
     llama
     nats
     llhttp
-    metrics_checker
+    prometheus
     requirements
     ;;
 model) model ;;
-*) fail "usage: scripts/deps.sh [build|check|model]" 64 ;;
+prometheus)
+    prometheus
+    command -v prometheus >/dev/null || stamped prometheus || fail "there is no prometheus"
+    ;;
+*) fail "usage: scripts/deps.sh [build|check|model|prometheus]" 64 ;;
 esac

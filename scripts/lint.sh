@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # lint.sh - every linter, one line each; a failing one shows what it found.
 #
-# Needs a configured build/ (compile_commands.json) and, for docs/CLI.md, build/wyvern.
+# Needs a configured build/ (compile_commands.json) and, for docs/CLI.md and docs/METRICS.md, build/wyvern.
 # Ends with "lint: N passed, N failed"; exit status 1 if any failed.  LINT_COUNTS names a file
 # that gets the two numbers, for check.sh.
 set -uo pipefail
@@ -59,6 +59,13 @@ cli_manual() {
         { echo "write it anew: build/wyvern help --markdown > docs/CLI.md"; return 1; }
 }
 
+metrics_manual() {
+    build/wyvern help --metrics-markdown | diff -u docs/METRICS.md - ||
+        { echo "write it anew: build/wyvern help --metrics-markdown > docs/METRICS.md"; return 1; }
+}
+
+dashboards() { python3 tests/lint/dashboards.py && python3 tests/lint/test_dashboards.py; }
+
 subjects() { python3 tests/lint/docs.py; }
 
 check "clang-format" formatting
@@ -70,6 +77,8 @@ if command -v shellcheck >/dev/null; then
 fi
 check "python" python_syntax
 check "docs/CLI.md is what wyvern says" cli_manual
+check "docs/METRICS.md is what wyvern says" metrics_manual
+check "dashboards and alerts" dashboards
 check "docs name what is there" subjects
 
 [ -z "${LINT_COUNTS:-}" ] || echo "$passed $failed" >"$LINT_COUNTS"

@@ -8,6 +8,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "config/options.h"
+#include "metrics/manual.h"
 #include "roles/roles.h"
 #include "verbs/term.h"
 #include "verbs/verbs.h"
@@ -59,12 +60,27 @@ static int verb_unknown(const char *name)
     return EX_USAGE;
 }
 
+/* docs/METRICS.md */
+static int metrics_print(void)
+{
+    size_t count = 0;
+    const struct metric *rows = role_telemetry_metrics(&count);
+    metrics_manual_begin(stdout);
+    metrics_manual_section("Each node", "The telemetry worker's `/metrics`, port 8000.", rows,
+                           count, stdout);
+    rows = role_gateway_metrics(&count);
+    metrics_manual_section("Gateway", "The gateway's `/metrics`, port 8080.", rows, count, stdout);
+    return EX_OK;
+}
+
 static int help_run(int argc, char **argv)
 {
     if (argc > 0 && strcmp(argv[0], "--markdown") == 0) {
         options_manual(verbs, VERB_COUNT, stdout);
         return EX_OK;
     }
+    if (argc > 0 && strcmp(argv[0], "--metrics-markdown") == 0)
+        return metrics_print();
     if (argc == 0) {
         options_overview(verbs, VERB_COUNT, stdout);
         return EX_OK;

@@ -140,7 +140,9 @@ class Service:
         self.metrics_port = settings["metrics_port"]
         self.command = [str(WYVERN), "up"]
         for name, value in settings.items():
-            if value is not None:
+            if value is True:
+                self.command.append(f"--{name.replace('_', '-')}")
+            elif value is not None:
                 self.command += [f"--{name.replace('_', '-')}", str(value)]
         self.url = f"http://127.0.0.1:{self.port}"
         self.log_path = pathlib.Path(folder) / "up.log"

@@ -40,6 +40,12 @@ struct settings {
     const char *node_net; /* auto | namespaces | ports */
     int metrics_port;
     const char *metrics_host;
+    /* up: what watches the service */
+    bool prometheus, grafana;
+    int prometheus_port, grafana_port;
+    const char *prometheus_program, *grafana_program; /* NULL: looked for */
+    const char *watch_host;
+    int scrape_interval_s;
     int max_queue;
     int max_wait_s, max_reply_s, keep_hours, drain_timeout_s;
     /* roles */

@@ -68,6 +68,24 @@ const struct option_row option_rows[] = {
     {"metrics-host", OPTION_TEXT, AT(metrics_host), "up node telemetry", "ADDRESS", NULL, NO_RANGE,
      "address that metrics are served on (else loopback, or the node's own address)"},
 
+    /* what watches the service */
+    {"prometheus", OPTION_FLAG, AT(prometheus), "up", NULL, NULL, NO_RANGE,
+     "start the installed Prometheus beside the service, with our rules and alerts"},
+    {"prometheus-port", OPTION_INT, AT(prometheus_port), "up", "P", "9090", 0, PORT_MAX,
+     "Prometheus' port; 0: any that is free"},
+    {"prometheus-program", OPTION_TEXT, AT(prometheus_program), "up", "FILE", NULL, NO_RANGE,
+     "the Prometheus to start (else the one on PATH, or of make deps)"},
+    {"grafana", OPTION_FLAG, AT(grafana), "up", NULL, NULL, NO_RANGE,
+     "start the installed Grafana with our dashboards, and Prometheus for it"},
+    {"grafana-port", OPTION_INT, AT(grafana_port), "up", "P", "3000", 0, PORT_MAX,
+     "Grafana's port; 0: any that is free"},
+    {"grafana-program", OPTION_TEXT, AT(grafana_program), "up", "FILE", NULL, NO_RANGE,
+     "the grafana-server to start (else the one on PATH)"},
+    {"watch-host", OPTION_TEXT, AT(watch_host), "up", "ADDRESS", "127.0.0.1", NO_RANGE,
+     "address that Prometheus and Grafana listen on; they ask nobody for a password"},
+    {"scrape-interval", OPTION_INT, AT(scrape_interval_s), "up", "SECONDS", "5", 1, 3600,
+     "how often Prometheus asks each node"},
+
     /* bounds */
     {"max-queue", OPTION_INT, AT(max_queue), "up gateway", "N", "1024", 1, 1000000,
      "prompts waiting and in flight; more are refused with 429"},

@@ -306,6 +306,12 @@ static const struct metric *make_table(void)
     return rows;
 }
 
+const struct metric *role_telemetry_metrics(size_t *count)
+{
+    *count = ROW_COUNT;
+    return make_table();
+}
+
 static enum err start(struct telemetry *telemetry)
 {
     enum err err = metrics_new(&telemetry->metrics, make_table(), ROW_COUNT);

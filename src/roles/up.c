@@ -103,7 +103,7 @@ static bool phase_is_over(struct up *up)
     case UP_DRAINS:
         return up->hurry || queue_is_empty(up);
     case UP_NODES_LEAVE:
-        return group_ended(&up->nodes_group);
+        return group_ended(&up->nodes_group) && group_ended(&up->watchers);
     case UP_RESPONDERS_LEAVE:
         return group_ended(&up->responders);
     case UP_BROKER_LEAVES:
@@ -123,8 +123,10 @@ static void advance(struct up *up)
 static void group_of_phase_kill(struct up *up)
 {
     group_stop(&up->gateways, SIGKILL);
-    if (up->phase >= UP_NODES_LEAVE || up->hurry)
+    if (up->phase >= UP_NODES_LEAVE || up->hurry) {
         group_stop(&up->nodes_group, SIGKILL);
+        group_stop(&up->watchers, SIGKILL);
+    }
     if (up->phase >= UP_RESPONDERS_LEAVE || up->hurry)
         group_stop(&up->responders, SIGKILL);
     if (up->phase >= UP_BROKER_LEAVES || up->hurry)
@@ -155,6 +157,7 @@ static void phase_enter(struct up *up, enum up_phase phase)
         break;
     case UP_NODES_LEAVE:
         group_stop(&up->nodes_group, SIGTERM);
+        group_stop(&up->watchers, SIGTERM);
         loop_timer_start(up->deadline, leave_ms, 0);
         break;
     case UP_RESPONDERS_LEAVE:
@@ -181,6 +184,7 @@ static void stop_in_a_hurry(struct up *up)
     up->hurry = true;
     group_stop(&up->gateways, SIGTERM);
     group_stop(&up->nodes_group, SIGTERM);
+    group_stop(&up->watchers, SIGTERM);
     group_stop(&up->responders, SIGTERM);
     if (up->phase < UP_GATEWAYS_LEAVE)
         phase_enter(up, UP_GATEWAYS_LEAVE);
@@ -239,6 +243,7 @@ static void say_where(const struct up *up)
         if (port > 0)
             up_say(up, "metrics  http://%s:%d/metrics   (node%u)", in_url, port, i + 1);
     }
+    up_watch_say_where(up);
     up_say(up, "logs     %s/logs", up->state_dir);
     if (up->join_host[0])
         up_say(up, "join     wyvern node --join %s/join.ini   (secret: copy it to the other node)",
@@ -268,6 +273,8 @@ static void look_ready(struct up *up)
     for (unsigned i = 0; i < up->gateways.count; i++)
         if (!gateway_ready(up, i))
             return;
+    if (!up_watch_ready(up))
+        return;
     up->phase = UP_RUNS;
     loop_timer_stop(up->tick);
     say_where(up);
@@ -290,6 +297,17 @@ static void node_died(void *arg, struct child *child, int status)
         start_failed(up, child_exit_status(child), child_fatal(child));
 }
 
+/* The service goes on without them, once it runs. */
+static void watcher_gone(void *arg, struct child *child)
+{
+    struct up *up = arg;
+    if (child_given_up(child) && up->phase == UP_RUNS)
+        up_say(up, "%s", child_reason(child));
+    else if (child_given_up(child))
+        start_failed(up, child_exit_status(child), child_reason(child));
+    advance(up);
+}
+
 static void start_roles(struct up *up)
 {
     struct child_events events = {.on_exit = node_died, .on_end = child_gone, .arg = up};
@@ -298,6 +316,9 @@ static void start_roles(struct up *up)
     up_say(up, "loading %s on %u worker%s", up->model_name, up->workers,
            up->workers == 1 ? "" : "s");
     enum err err = up_start_roles(up, &events);
+    events = (struct child_events){.on_end = watcher_gone, .arg = up};
+    if (err == ERR_OK)
+        err = up_watch_start(up, &events);
     if (err != ERR_OK)
         start_failed(up, err_exit_status(err), err_text());
 }
@@ -368,6 +389,7 @@ static void up_free(struct up *up)
     group_free(&up->gateways);
     group_free(&up->nodes_group);
     group_free(&up->responders);
+    group_free(&up->watchers);
     broker_free(up->broker);
     join_done(&up->setup);
     loop_timer_free(up->tick);

@@ -5,6 +5,8 @@
  *   up_check.c  what must be true before anything is started, and what follows from the settings
  *   up_net.c    where nodes live: namespaces or ports; where the broker listens
  *   up_start.c  the command lines of everything that is started
+ *   up_watch.c  Prometheus and Grafana, where asked for: found, started, waited for
+ *   up_watch_conf.c  their configuration
  */
 #ifndef WYVERN_ROLES_UP_H
 #define WYVERN_ROLES_UP_H
@@ -78,8 +80,14 @@ struct up {
 
     struct broker *broker;
     struct join setup;
-    struct up_group gateways, responders, nodes_group;
+    struct up_group gateways, responders, nodes_group, watchers;
     char node_file[PATH_MAX + 16]; /* join file of the nodes */
+
+    /* up_watch.c */
+    char prometheus[PATH_MAX], grafana[PATH_MAX]; /* programs; "": not asked for */
+    char deploy_dir[PATH_MAX];                    /* with rules and dashboards; "": none there */
+    int prometheus_port, grafana_port;
+    int64_t watch_since_ns; /* the service is ready, they were not: since when; 0: not yet */
 };
 
 /* One line of progress for people, on stderr, unless --quiet. */
@@ -99,6 +107,29 @@ void up_net_metrics(const struct up *up, unsigned i, char host[NET_HOST_MAX], in
 MUST_USE enum err up_start_broker(struct up *up, const struct child_events *events);
 /* Everything else; the broker answers. */
 MUST_USE enum err up_start_roles(struct up *up, const struct child_events *events);
+/* Adds the child to its group and starts it.  place: namespace, hostname, report pipe; args (which
+ * it frees) begins with the program. */
+MUST_USE enum err up_child_add(struct up *up, struct up_group *group, const char *name,
+                               struct args *args, const struct proc_spec *place,
+                               const struct child_events *events);
+/* Are their programs here and their ports free?  Nothing to do when nobody asked. */
+MUST_USE enum err up_watch_check(struct up *up);
+/* The service's addresses are known. */
+MUST_USE enum err up_watch_start(struct up *up, const struct child_events *events);
+/* Do they see the service?  Also true once they have had their time, which is said. */
+bool up_watch_ready(struct up *up);
+void up_watch_say_where(const struct up *up);
+/* http://host:port */
+void up_watch_url(const struct up *up, int port, char out[128]);
+
+/* up_watch_conf.c: writes below the state directory what they read at their start. */
+MUST_USE enum err up_prometheus_conf(const struct up *up, const char *dir);
+MUST_USE enum err up_grafana_conf(const struct up *up, const char *dir);
+/* host:port of node i's metrics, as Prometheus is to call it; false: not known beforehand. */
+bool up_node_target(const struct up *up, unsigned i, char out[128]);
+/* Likewise of a gateway. */
+void up_gateway_target(const struct up *up, unsigned i, char out[128]);
+
 /* http://host:port of gateway i. */
 void up_gateway_url(const struct up *up, unsigned i, char out[128]);
 

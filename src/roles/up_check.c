@@ -282,6 +282,8 @@ enum err up_check(struct up *up)
         err = check_ports(up);
     if (err == ERR_OK)
         err = broker_find(up->broker_program);
+    if (err == ERR_OK)
+        err = up_watch_check(up);
     if (err != ERR_OK)
         return err;
     snprintf(logs, sizeof logs, "%s/logs", up->state_dir);

@@ -49,10 +49,8 @@ enum err up_start_broker(struct up *up, const struct child_events *events)
     return err;
 }
 
-/* Adds the child to its group and starts it.  place: namespace, hostname, report pipe. */
-static enum err child_add(struct up *up, struct up_group *group, const char *name,
-                          struct args *args, const struct proc_spec *place,
-                          const struct child_events *events)
+enum err up_child_add(struct up *up, struct up_group *group, const char *name, struct args *args,
+                      const struct proc_spec *place, const struct child_events *events)
 {
     char log[PATH_MAX + 80];
     struct child *child = NULL;
@@ -104,7 +102,7 @@ static enum err start_gateway(struct up *up, unsigned i, const char *host,
     args_number(&args, "--max-connections", s->max_connections);
     args_text(&args, "--params", s->params);
     args_text(&args, "--truncate", s->truncate);
-    return child_add(up, &up->gateways, name, &args, &spec, events);
+    return up_child_add(up, &up->gateways, name, &args, &spec, events);
 }
 
 static enum err start_responder(struct up *up, unsigned i, const char *host,
@@ -120,7 +118,7 @@ static enum err start_responder(struct up *up, unsigned i, const char *host,
     args_number(&args, "--max-wait", s->max_wait_s);
     args_number(&args, "--max-reply", s->max_reply_s);
     args_number(&args, "--keep", s->keep_hours);
-    return child_add(up, &up->responders, name, &args, &spec, events);
+    return up_child_add(up, &up->responders, name, &args, &spec, events);
 }
 
 /* The devices of workers first … first + count − 1, with commas; "" without GPUs. */
@@ -168,7 +166,7 @@ static enum err start_node(struct up *up, unsigned i, unsigned first, unsigned w
     buf_done(&devices);
     if (args.err == ERR_OK)
         args.err = err;
-    return child_add(up, &up->nodes_group, name, &args, &spec, events);
+    return up_child_add(up, &up->nodes_group, name, &args, &spec, events);
 }
 
 enum err up_start_roles(struct up *up, const struct child_events *events)

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "roles/roles.h"
 
 static const double ttft_bounds[] = {.001, .005, .01, .02, .04, .06, .08, .1, .25, .5,  .75,
                                      1,    2.5,  5,   7.5, 10,  20,  40,  80, 160, 640, 2560};
@@ -143,6 +144,12 @@ static const struct metric rows[ROW_COUNT] = {
                               METRIC_GAUGE,
                               "Open HTTP connections."},
 };
+
+const struct metric *role_gateway_metrics(size_t *count)
+{
+    *count = ROW_COUNT;
+    return rows;
+}
 
 struct figures {
     struct metrics *metrics;
