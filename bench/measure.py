@@ -23,6 +23,7 @@ import httpx
 
 import blenderbot
 import processes
+import telemetry
 from common import ROOT, Report, load, prompts_file, say, service
 from harness import MODEL, WYVERN, Service, free_ports, run_json
 
@@ -312,7 +313,7 @@ def measure_cpu_real(report, args):
 MEASURES = {"shares": measure_shares, "makespan": measure_makespan, "rate": measure_rate,
             "claim": measure_claim, "start": measure_start, "cpu": measure_cpu,
             "cpu-real": measure_cpu_real, "blenderbot": blenderbot.measure,
-            "blenderbot-service": blenderbot.measure_service}
+            "blenderbot-service": blenderbot.measure_service, "telemetry": telemetry.measure}
 
 
 def main():
