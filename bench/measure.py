@@ -24,6 +24,7 @@ import httpx
 import blenderbot
 import figures
 import processes
+import telemetry
 from common import ROOT, Report, load, prompts_file, say, service
 from harness import MODEL, WYVERN, Service, free_ports, run_json
 
@@ -313,7 +314,8 @@ def measure_cpu_real(report, args):
 MEASURES = {"shares": measure_shares, "makespan": measure_makespan, "rate": measure_rate,
             "claim": measure_claim, "start": measure_start, "cpu": measure_cpu,
             "cpu-real": measure_cpu_real, "figures": figures.measure,
-            "blenderbot": blenderbot.measure, "blenderbot-service": blenderbot.measure_service}
+            "telemetry": telemetry.measure, "blenderbot": blenderbot.measure,
+            "blenderbot-service": blenderbot.measure_service}
 
 
 def main():

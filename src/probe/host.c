@@ -11,16 +11,6 @@
 
 #define KIB 1024
 
-enum err host_load_average(double load[3])
-{
-    double now[3];
-
-    if (getloadavg(now, 3) != 3)
-        return err_set(ERR_OS, "can't read the load average");
-    memcpy(load, now, sizeof now);
-    return ERR_OK;
-}
-
 void host_name(char *out, int cap)
 {
     char name[256] = "";

@@ -8,7 +8,6 @@
 
 #include "base/err.h"
 
-MUST_USE enum err host_load_average(double load[3]); /* 1, 5, 15 minutes */
 void host_name(char *out, int cap);
 unsigned host_cpus(void); /* CPUs this process may run on */
 MUST_USE enum err host_memory(uint64_t *total_bytes, uint64_t *available_bytes);

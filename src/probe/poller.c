@@ -21,6 +21,7 @@ struct poller {
     pthread_mutex_t mutex;
     pthread_cond_t changed; /* leaving, or ended */
     bool leaving, ended;
+    bool abandoned;   /* the owner is gone: the thread frees all when it ends */
     int64_t began_ns; /* of the reading under way; 0: none is */
     struct poller_news news;
     void *latest; /* under the mutex */
@@ -64,6 +65,7 @@ static void read_once(struct poller *poller)
 static void *poller_run(void *arg)
 {
     struct poller *poller = arg;
+    bool abandoned;
     int64_t next_ns = clock_mono_ns();
 
     pthread_mutex_lock(&poller->mutex);
@@ -81,8 +83,11 @@ static void *poller_run(void *arg)
         poller->config.done(poller->config.state);
     pthread_mutex_lock(&poller->mutex);
     poller->ended = true;
+    abandoned = poller->abandoned;
     pthread_cond_broadcast(&poller->changed);
     pthread_mutex_unlock(&poller->mutex);
+    if (abandoned) /* else the owner waits for this thread's end, and frees */
+        poller_destroy(poller);
     return NULL;
 }
 
@@ -144,11 +149,13 @@ void poller_free(struct poller *poller)
         if (pthread_cond_timedwait(&poller->changed, &poller->mutex, &until) != 0)
             break;
     ended = poller->ended;
-    pthread_mutex_unlock(&poller->mutex);
     if (!ended) {
         pthread_detach(poller->thread);
-        return;
+        poller->abandoned = true;
     }
+    pthread_mutex_unlock(&poller->mutex);
+    if (!ended)
+        return;
     pthread_join(poller->thread, NULL);
     poller_destroy(poller);
 }

@@ -46,7 +46,8 @@ struct poller_news {
 MUST_USE enum err poller_new(struct poller **out, const struct poller_config *config);
 /* Copies out as the last finished reading left it. */
 void poller_latest(struct poller *poller, void *out, struct poller_news *news);
-/* Ends the thread.  One that hangs is left alone after a moment, with its memory. */
+/* Ends the thread.  One that hangs is left alone after a moment; it frees
+ * what it holds should it ever go on. */
 void poller_free(struct poller *poller);
 
 #endif

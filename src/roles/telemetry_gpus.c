@@ -168,35 +168,41 @@ static enum poll_answer read_jobs(void *state, void *out)
     return jobs_read(state, out) == ERR_OK ? POLL_WELL : POLL_FAILED;
 }
 
+static enum err collect_nvml(struct telemetry *telemetry)
+{
+    struct poller_config config = {
+        .read = read_nvml, .done = close_nvml, .size = sizeof(struct gpu_list)};
+
+    config.state = calloc(1, sizeof(struct nvml_source));
+    if (config.state == NULL)
+        return err_set(ERR_NOMEM, "no memory for GPUs");
+    return telemetry_collect(telemetry, COLLECT_NVML, "nvml", &config);
+}
+
+static enum err collect_amdgpu(struct telemetry *telemetry)
+{
+    struct poller_config config = {
+        .read = read_amdgpu, .done = free, .size = sizeof(struct gpu_list)};
+    struct amdgpu_source *source = calloc(1, sizeof *source);
+
+    if (source == NULL)
+        return err_set(ERR_NOMEM, "no memory for GPUs");
+    source->sysfs = telemetry->settings->sysfs;
+    config.state = source;
+    return telemetry_collect(telemetry, COLLECT_AMDGPU, "amdgpu", &config);
+}
+
 enum err collect_gpus(struct telemetry *telemetry)
 {
-    const struct settings *settings = telemetry->settings;
-    struct nvml_source *nvml = calloc(1, sizeof *nvml);
-    struct amdgpu_source *amdgpu = calloc(1, sizeof *amdgpu);
-    enum err err;
+    const char *jobs = telemetry->settings->job_mapping;
+    enum err err = collect_nvml(telemetry);
 
-    if (nvml == NULL || amdgpu == NULL) {
-        free(nvml);
-        free(amdgpu);
-        return err_set(ERR_NOMEM, "no memory for GPUs");
-    }
-    amdgpu->sysfs = settings->sysfs;
-    err = telemetry_collect(
-        telemetry, COLLECT_NVML, "nvml",
-        &(struct poller_config){
-            .read = read_nvml, .done = close_nvml, .state = nvml, .size = sizeof(struct gpu_list)});
     if (err == ERR_OK)
-        err = telemetry_collect(telemetry, COLLECT_AMDGPU, "amdgpu",
-                                &(struct poller_config){.read = read_amdgpu,
-                                                        .done = free,
-                                                        .state = amdgpu,
-                                                        .size = sizeof(struct gpu_list)});
-    else
-        free(amdgpu);
-    if (err == ERR_OK && settings->job_mapping != NULL)
+        err = collect_amdgpu(telemetry);
+    if (err == ERR_OK && jobs != NULL)
         err = telemetry_collect(telemetry, COLLECT_JOBS, "jobs",
                                 &(struct poller_config){.read = read_jobs,
-                                                        .state = (void *)settings->job_mapping,
+                                                        .state = (void *)jobs,
                                                         .size = sizeof(struct job_reading)});
     return err;
 }

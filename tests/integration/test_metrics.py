@@ -124,6 +124,16 @@ def test_openmetrics(urls):
         assert list(parse_openmetrics(reply.text))
 
 
+def test_gzip(urls):
+    for url in urls:
+        packed = get(url)  # httpx asks for it by itself
+        assert packed.headers["content-encoding"] == "gzip"
+        assert packed.headers["vary"] == "Accept, Accept-Encoding"
+        plain = httpx.get(url, headers={"accept-encoding": "identity"}, trust_env=False)
+        assert "content-encoding" not in plain.headers
+        assert ({f.name for f in parse_004(packed.text)} == {f.name for f in parse_004(plain.text)})
+
+
 def test_promtool(urls):
     promtool = shutil.which("promtool")
     if promtool is None:

@@ -112,7 +112,7 @@ static void test_what_hangs_is_told_and_ends(void **state)
     assert_int_equal(source.done, 1);
 }
 
-/* The owner leaves although the reading hangs: its thread and memory stay, and are not touched. */
+/* The owner leaves although the reading hangs: its thread goes on alone, and ends later. */
 static void test_leaving_while_it_hangs(void **state)
 {
     static struct source source = {.mode = POLL_WELL};
