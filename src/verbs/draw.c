@@ -1,6 +1,7 @@
 /*
  * draw.c - bars and columns in a terminal.
  */
+#include <math.h>
 #include <string.h>
 
 #include "config/wrap.h"
@@ -44,6 +45,10 @@ enum err draw_levels(struct buf *out, const struct term_style *style, const doub
     const char *const *marks = style->utf8 ? blocks : signs;
     enum err err = ERR_OK;
     for (size_t i = 0; i < count && err == ERR_OK; i++) {
+        if (isnan(levels[i])) {
+            err = buf_append_text(out, style->utf8 ? "·" : "-");
+            continue;
+        }
         double level = levels[i] < 0 ? 0 : levels[i] > 1 ? 1 : levels[i];
         size_t mark = (size_t)(level * 8 + 0.5);
         if (mark == 0 && level > 0.005)

@@ -138,14 +138,11 @@ enum err trail_draw(struct buf *out, const struct term_style *style, const struc
     for (int at = 0; at < columns && err == ERR_OK; at++) {
         unsigned back = (unsigned)(columns - 1 - at);
         double level = top_trail_get(trail, back);
-        if (back >= trail->count)
-            err = buf_append_text(out, " ");
-        else if (isnan(level))
-            err = buf_append_text(out, style->utf8 ? "·" : "-");
-        else {
-            level = full > 0 ? level / full : 0;
-            err = draw_levels(out, style, &level, 1);
-        }
+        if (back >= trail->count || (!isnan(level) && !(full > 0)))
+            level = 0;
+        else if (!isnan(level))
+            level /= full;
+        err = draw_levels(out, style, &level, 1);
     }
     return err;
 }

@@ -102,8 +102,8 @@ static enum err queue_draw(const struct draw *draw)
     char waiting[FIGURE_SIZE], flight[FIGURE_SIZE], limit[FIGURE_SIZE];
     struct fields line;
     fields_init(&line, draw->style);
-    figure_count(waiting, draw->style, top->waiting);
-    figure_count(flight, draw->style, top->in_flight);
+    figure_count(waiting, draw->style, draw->fresh ? top->waiting : NAN);
+    figure_count(flight, draw->style, draw->fresh ? top->in_flight : NAN);
     figure_count(limit, draw->style, top->limit);
     fields_text(&line, NAME_COLS, 0, "queue")->colour = term_bold(draw->style);
     struct field *field = fields_text(&line, 13, 0, "%5s waiting", waiting);
@@ -127,7 +127,7 @@ static enum err tokens_draw(const struct draw *draw, const struct top_sums *sums
     fields_init(&line, draw->style);
     figure_number(rate, draw->style, sums->tokens_per_s);
     figure_number(replies, draw->style, sums->replies_per_s);
-    figure_percent(busy, draw->style, top_trail_get(&draw->top->busy, 0));
+    figure_percent(busy, draw->style, draw->fresh ? top_trail_get(&draw->top->busy, 0) : NAN);
     fields_text(&line, NAME_COLS, 0, "tokens/s")->colour = term_bold(draw->style);
     fields_text(&line, 13, 0, "%5s", rate);
     fields_text(&line, 14, 1, "%s replies/s", replies);

@@ -112,8 +112,8 @@ enum err top_write_json(const struct top *top, double now, double wall, struct b
     json_out_text(&out, "model", top->model[0] != '\0' ? top->model : NULL);
     json_out_flag(&out, "broker_connected", fresh && top->connected);
     json_out_object(&out, "queue");
-    json_out_number(&out, "waiting", top->waiting);
-    json_out_number(&out, "in_flight", top->in_flight);
+    json_out_number(&out, "waiting", fresh ? top->waiting : NAN);
+    json_out_number(&out, "in_flight", fresh ? top->in_flight : NAN);
     json_out_number(&out, "limit", top->limit);
     json_out_object_end(&out);
     json_out_number(&out, "tokens_per_second", sums.tokens_per_s);
