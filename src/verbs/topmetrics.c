@@ -47,10 +47,15 @@ static const struct figure worker_figures[] = {
 };
 #define COUNT_OF(array) (sizeof(array) / sizeof(array)[0])
 
+static void figure_set(void *object, const struct figure *figure, double value)
+{
+    memcpy((char *)object + figure->offset, &value, sizeof value);
+}
+
 static void figures_forget(void *object, const struct figure *figures, size_t count)
 {
     for (size_t i = 0; i < count; i++)
-        *(double *)((char *)object + figures[i].offset) = NAN;
+        figure_set(object, &figures[i], NAN);
 }
 
 static const struct figure *figure_find(const struct figure *figures, size_t count,
@@ -66,7 +71,7 @@ static const struct figure *figure_find(const struct figure *figures, size_t cou
 static void figure_keep(void *object, const struct figure *figure, double value)
 {
     if (figure != NULL && isfinite(value))
-        *(double *)((char *)object + figure->offset) = value;
+        figure_set(object, figure, value);
 }
 
 void top_worker_forget(struct top_worker *worker)
