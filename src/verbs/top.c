@@ -98,7 +98,7 @@ static enum err once_run(struct top *top, struct top_poller *poller, bool json)
     for (int i = 0; i < ONCE_ROUNDS; i++) {
         top_poller_ask(poller);
         bool last = i + 1 == ONCE_ROUNDS;
-        if (!round_wait(poller, last ? 0 : begin + i + 1))
+        if (!round_wait(poller, last ? 0 : begin + (i + 1) * TOP_EACH_MS / 1000.0))
             return err_set(ERR_CANCELLED, "stopped");
         if (top_poller_status(poller) != ERR_OK)
             return err_set(top_poller_status(poller), "%s", top->why);
@@ -111,9 +111,9 @@ static enum err once_run(struct top *top, struct top_poller *poller, bool json)
 static enum err stream_run(struct top *top, struct top_poller *poller)
 {
     enum err err = ERR_OK;
-    for (double due = seconds_now(); err == ERR_OK && !ferror(stdout); due = seconds_now()) {
+    while (err == ERR_OK && !ferror(stdout)) {
+        double due = seconds_now() + TOP_EACH_MS / 1000.0;
         top_poller_ask(poller);
-        due += 1;
         while (!stop_asked && seconds_now() < due) {
             if (top_poller_run(poller, STEP_MS)) {
                 const struct timespec pause = {.tv_nsec = STEP_MS * NS_PER_MS};

@@ -11,12 +11,8 @@
 enum err top_new(struct top **out, const char *url)
 {
     struct top *top = calloc(1, sizeof *top);
-    if (top != NULL)
-        top->nodes = calloc(TOP_NODES_MAX, sizeof *top->nodes);
-    if (top == NULL || top->nodes == NULL) {
-        free(top);
+    if (top == NULL)
         return err_set(ERR_NOMEM, "out of memory");
-    }
     snprintf(top->url, sizeof top->url, "%s", url);
     top->status_s = top->waiting = top->in_flight = top->limit = NAN;
     *out = top;
@@ -36,7 +32,6 @@ void top_free(struct top *top)
         return;
     for (size_t i = 0; i < top->node_count; i++)
         node_free(top->nodes[i]);
-    free(top->nodes);
     free(top);
 }
 

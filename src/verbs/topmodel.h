@@ -75,7 +75,7 @@ struct top {
     bool connected;  /* the gateway to its broker */
     double waiting, in_flight, limit;
     size_t responders, missed_nodes, missed_workers;
-    struct top_node **nodes; /* owned; in the status' order */
+    struct top_node *nodes[TOP_NODES_MAX]; /* owned; in the status' order */
     size_t node_count;
     struct top_gateway gateways[TOP_GATEWAYS_MAX];
     size_t gateway_count;
