@@ -127,7 +127,7 @@ const struct option_row option_rows[] = {
     {"prompts", OPTION_TEXT, AT(prompts), "load", "FILE", NULL, NO_RANGE,
      "prompts of your own, one a line; - for standard input (else fifteen built-in ones)"},
     {"once", OPTION_FLAG, AT(once), "top", NULL, NULL, NO_RANGE,
-     "look for two seconds, print what there is, and end; so without a terminal"},
+     "look for three seconds, print what there is, and end; so without a terminal"},
     {"concurrency", OPTION_INT, AT(concurrency), "load", "N", "0", 0, 100000,
      "prompts open at once; 0: all"},
 

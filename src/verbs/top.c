@@ -14,7 +14,8 @@
 #include "verbs/verbs.h"
 
 #define STEP_MS     40
-#define ONCE_ROUNDS 3 /* a rate needs two readings, and processes tell once a second */
+#define ONCE_S      3.2 /* a rate needs two changes, and processes tell once a second */
+#define ONCE_EACH_S 0.2 /* fine enough to see when they did */
 #define TEXT_MAX    ((size_t)16 << 20)
 #define WIDTH_LEAST 20
 #define WIDTH_MOST  1000
@@ -60,13 +61,11 @@ static double seconds_now(void)
 
 /* ---- text and JSON ---- */
 
-/* Until the round's calls have ended and the next one is due.  False: stop. */
-static bool round_wait(struct top_poller *poller, double due)
+/* Lets calls go on until `due`.  False: stop. */
+static bool answers_wait(struct top_poller *poller, double due)
 {
-    bool idle = false;
-    while (!stop_asked && !(idle && seconds_now() >= due)) {
-        idle = top_poller_run(poller, STEP_MS);
-        if (idle && seconds_now() < due) {
+    while (!stop_asked && seconds_now() < due) {
+        if (top_poller_run(poller, STEP_MS)) {
             const struct timespec pause = {.tv_nsec = STEP_MS * NS_PER_MS};
             nanosleep(&pause, NULL);
         }
@@ -95,15 +94,18 @@ static enum err top_print(const struct top *top, bool json)
 static enum err once_run(struct top *top, struct top_poller *poller, bool json)
 {
     double begin = seconds_now();
-    for (int i = 0; i < ONCE_ROUNDS; i++) {
+    while (seconds_now() - begin < ONCE_S) {
         top_poller_ask(poller);
-        bool last = i + 1 == ONCE_ROUNDS;
-        if (!round_wait(poller, last ? 0 : begin + (i + 1) * TOP_EACH_MS / 1000.0))
+        if (!answers_wait(poller, seconds_now() + ONCE_EACH_S))
             return err_set(ERR_CANCELLED, "stopped");
         if (top_poller_status(poller) != ERR_OK)
             return err_set(top_poller_status(poller), "%s", top->why);
         top_tick(top, seconds_now());
     }
+    while (!stop_asked && !top_poller_run(poller, STEP_MS))
+        ; /* each call has its deadline */
+    if (top_poller_status(poller) != ERR_OK)
+        return err_set(top_poller_status(poller), "%s", top->why);
     return top_print(top, json);
 }
 
@@ -114,13 +116,7 @@ static enum err stream_run(struct top *top, struct top_poller *poller)
     while (err == ERR_OK && !ferror(stdout)) {
         double due = seconds_now() + TOP_EACH_MS / 1000.0;
         top_poller_ask(poller);
-        while (!stop_asked && seconds_now() < due) {
-            if (top_poller_run(poller, STEP_MS)) {
-                const struct timespec pause = {.tv_nsec = STEP_MS * NS_PER_MS};
-                nanosleep(&pause, NULL);
-            }
-        }
-        if (stop_asked)
+        if (!answers_wait(poller, due))
             break;
         top_tick(top, seconds_now());
         err = top_print(top, true);

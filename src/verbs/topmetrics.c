@@ -230,8 +230,8 @@ void top_take_node(struct top_node *node, double now, const char *text, size_t l
         node->workers[i].kv_usage = share_of(node->workers[i].kv_usage);
     top_rate_add(&node->cpu_rate, now, node->cpu_all_s);
     top_rate_add(&node->idle_rate, now, node->cpu_idle_s);
-    top_rate_add(&node->receive_rate, now, node->received);
-    top_rate_add(&node->send_rate, now, node->sent);
+    top_rate_tell(&node->receive_rate, now, node->received);
+    top_rate_tell(&node->send_rate, now, node->sent);
     node->metrics_s = now;
     node->metrics_why[0] = '\0';
 }

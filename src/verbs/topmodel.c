@@ -101,7 +101,7 @@ static bool worker_take(struct top_node *node, double now, const json_t *each)
     worker->prompts = json_number(each, "prompts", NAN);
     worker->failed = json_number(each, "failed", NAN);
     worker->tokens = json_number(each, "tokens", NAN);
-    top_rate_add(&worker->token_rate, now, worker->tokens);
+    top_rate_tell(&worker->token_rate, now, worker->tokens);
     return true;
 }
 

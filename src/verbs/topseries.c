@@ -38,6 +38,18 @@ void top_rate_add(struct top_rate *rate, double now, double value)
         rate->count++;
 }
 
+void top_rate_tell(struct top_rate *rate, double now, double value)
+{
+    bool changed = value < rate->last || value > rate->last;
+    if (rate->count > 0 && !changed && now - rate->at[rate->newest] < TOP_TOLD_S)
+        return;
+    if (rate->count == 1 && changed && !rate->edge) {
+        top_rate_clear(rate); /* how long it had stood at the first look is not known */
+        rate->edge = true;
+    }
+    top_rate_add(rate, now, value);
+}
+
 double top_rate_now(const struct top_rate *rate)
 {
     unsigned oldest = rate->newest;

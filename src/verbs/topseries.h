@@ -19,8 +19,13 @@ struct top_rate {
     double at[TOP_RATE_POINTS], total[TOP_RATE_POINTS];
     unsigned count, newest;
     double last;
+    bool edge; /* the oldest point is where the counter was seen to change */
 };
 void top_rate_add(struct top_rate *rate, double now, double value);
+/* The same for a counter that its owner tells only about once a second, asked oftener or at another
+ * beat: what counts is when it was seen to change. */
+void top_rate_tell(struct top_rate *rate, double now, double value);
+#define TOP_TOLD_S 2.0 /* unchanged for so long: it stands */
 /* What follows is another process's counter, which began at 0. */
 void top_rate_restart(struct top_rate *rate);
 void top_rate_clear(struct top_rate *rate);

@@ -113,6 +113,23 @@ static void a_rate_survives_a_counter_that_begins_anew(void **state)
     assert_int_equal(rate.count, 0);
 }
 
+/* Told each second at .5, 100 each time; asked each 0.2 s, or at a beat of its own. */
+static void a_rate_of_what_is_told_each_second_does_not_jump(void **state)
+{
+    for (int beat = 1; beat <= 5; beat++) {
+        struct top_rate rate = {0};
+        for (int i = 0; i <= 16 * beat; i++) {
+            double now = i * 0.2;
+            top_rate_tell(&rate, now, 1000 + 100 * floor(now + 0.5));
+        }
+        assert_near(top_rate_now(&rate), 100);
+    }
+    struct top_rate still = {0};
+    for (int i = 0; i <= 16; i++)
+        top_rate_tell(&still, i * 0.2, 1000);
+    assert_near(top_rate_now(&still), 0);
+}
+
 static void trails_forget_the_oldest(void **state)
 {
     struct top_trail trail = {0};
@@ -247,7 +264,8 @@ static void metrics_become_figures_and_old_ones_are_forgotten(void **state)
     assert_near(node->workers[0].waiting, 2);
     assert_true(isnan(top_node_find(top, "node1")->workers[0].waiting));
     assert_true(isnan(top_node_cpu(node)));
-    status_give(top, 2, status_of(2, 1, "", 150));
+    status_give(top, 1.5, status_of(2, 1, "", 110));
+    status_give(top, 2.5, status_of(2, 1, "", 160));
     top_take_node(node, 2, node_metrics_later, sizeof node_metrics_later - 1);
     assert_near(top_node_cpu(node), 0.25);
     assert_int_equal(node->gpu_count, 0); /* they went away */
@@ -502,6 +520,7 @@ int main(void)
         cmocka_unit_test(samples_are_read_and_broken_lines_are_skipped),
         cmocka_unit_test(samples_beyond_the_bounds_are_skipped),
         cmocka_unit_test(a_rate_survives_a_counter_that_begins_anew),
+        cmocka_unit_test(a_rate_of_what_is_told_each_second_does_not_jump),
         cmocka_unit_test(trails_forget_the_oldest),
         cmocka_unit_test(quantiles_are_prometheus_own),
         cmocka_unit_test(windows_hold_what_came_in),
