@@ -22,6 +22,7 @@ static const struct verb verbs[] = {
     {"chat", "", "Talk in the terminal", 0, 0, verb_chat},
     {"load", "", "Ask many questions at once and report how the workers shared them", 0, 0,
      verb_load},
+    {"top", "", "Watch nodes, GPUs, workers, queue, tokens/s and latency live", 0, 0, verb_top},
     {"status", "", "Show nodes, workers and the queue", 0, 0, verb_status},
     {"doctor", "", "Look for what is missing or wrong on this machine, and say the mend", 0, 0,
      verb_doctor},

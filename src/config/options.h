@@ -71,6 +71,7 @@ struct settings {
     int repeat;
     const char *prompts; /* load: file, one prompt a line */
     int concurrency;     /* load: most at once; 0: all */
+    bool once;           /* top: no screen */
     /* generate, convert */
     bool trace;
     const char *type;

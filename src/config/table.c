@@ -20,7 +20,7 @@
 
 const struct option_row option_rows[] = {
     /* every verb */
-    {"json", OPTION_FLAG, AT(json), "ask load status doctor generate", NULL, NULL, NO_RANGE,
+    {"json", OPTION_FLAG, AT(json), "ask load top status doctor generate", NULL, NULL, NO_RANGE,
      "print JSON for programs"},
     {"quiet", OPTION_FLAG, AT(quiet), "*", NULL, NULL, NO_RANGE, "show no progress"},
     {"log-level", OPTION_LEVEL, AT(log_level), "*", "error|warn|info|debug", "info", NO_RANGE,
@@ -32,7 +32,7 @@ const struct option_row option_rows[] = {
      "~/.local/state/wyvern)"},
 
     /* what people and clients talk to */
-    {"url", OPTION_TEXT, AT(url), ASKS " status", "URL", "http://127.0.0.1:8080", NO_RANGE,
+    {"url", OPTION_TEXT, AT(url), ASKS " top status", "URL", "http://127.0.0.1:8080", NO_RANGE,
      "the service to talk to"},
     {"host", OPTION_TEXT, AT(host), "up gateway doctor", "ADDRESS", "127.0.0.1", NO_RANGE,
      "address that the gateway listens on; any but loopback lets other machines in"},
@@ -151,6 +151,8 @@ const struct option_row option_rows[] = {
     {"repeat", OPTION_INT, AT(repeat), "load", "N", "7", 1, 100000, "ask each prompt N times"},
     {"prompts", OPTION_TEXT, AT(prompts), "load", "FILE", NULL, NO_RANGE,
      "prompts of your own, one a line; - for standard input (else fifteen built-in ones)"},
+    {"once", OPTION_FLAG, AT(once), "top", NULL, NULL, NO_RANGE,
+     "look for three seconds, print what there is, and end; so without a terminal"},
     {"concurrency", OPTION_INT, AT(concurrency), "load", "N", "0", 0, 100000,
      "prompts open at once; 0: all"},
 

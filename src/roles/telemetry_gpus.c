@@ -109,7 +109,7 @@ const struct metric telemetry_gpu_rows[GPU_ROWS_END] = {
     [GPU_JOB_INFO] = {.name = "wyvern_gpu_job_info",
                       .type = METRIC_GAUGE,
                       .help = "A job of the cluster's scheduler on this GPU",
-                      .labels = {"gpu_index", "uuid", "job"}},
+                      .labels = {"gpu_index", "uuid", "hpc_job"}},
 };
 
 /* ---- reading, in the collectors' threads ---- */

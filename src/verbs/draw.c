@@ -1,10 +1,12 @@
 /*
  * draw.c - bars and columns in a terminal.
  */
+#include <math.h>
 #include <string.h>
 
 #include "config/wrap.h"
 #include "verbs/report.h"
+#include "wire/utf8.h"
 
 static enum err repeat(struct buf *out, const char *text, int count)
 {
@@ -43,6 +45,10 @@ enum err draw_levels(struct buf *out, const struct term_style *style, const doub
     const char *const *marks = style->utf8 ? blocks : signs;
     enum err err = ERR_OK;
     for (size_t i = 0; i < count && err == ERR_OK; i++) {
+        if (isnan(levels[i])) {
+            err = buf_append_text(out, style->utf8 ? "·" : "-");
+            continue;
+        }
         double level = levels[i] < 0 ? 0 : levels[i] > 1 ? 1 : levels[i];
         size_t mark = (size_t)(level * 8 + 0.5);
         if (mark == 0 && level > 0.005)
@@ -52,24 +58,29 @@ enum err draw_levels(struct buf *out, const struct term_style *style, const doub
     return err;
 }
 
-/* Bytes of the character at text. */
-static size_t char_len(const char *text)
+/* What may not reach a terminal: controls, and what turns the direction of a line around. */
+static bool is_harmful(const char *text, size_t len)
 {
-    size_t len = 1;
-    while (((unsigned char)text[len] & 0xc0) == 0x80)
-        len++;
-    return len;
+    unsigned char a = (unsigned char)text[0];
+    unsigned char b = len > 1 ? (unsigned char)text[1] : 0;
+    unsigned char c = len > 2 ? (unsigned char)text[2] : 0;
+    if (len == 1)
+        return a < 0x20 || a == 0x7f;
+    if (len == 2)
+        return a == 0xc2 && b < 0xa0;
+    return a == 0xe2 && ((b == 0x80 && (c == 0x8e || c == 0x8f || (c >= 0xa8 && c <= 0xae))) ||
+                         (b == 0x81 && c >= 0xa6 && c <= 0xa9));
 }
 
 enum err draw_text(struct buf *out, const char *text, int columns)
 {
     int used = 0;
     enum err err = ERR_OK;
-    while (*text != '\0' && err == ERR_OK) {
+    size_t left = strlen(text);
+    while (left > 0 && err == ERR_OK) {
         char one[8] = "?";
-        size_t len = char_len(text);
-        if ((unsigned char)text[0] >= 0x20 && text[0] != 0x7f && len < sizeof one &&
-            !((unsigned char)text[0] == 0xc2 && (unsigned char)text[1] < 0xa0)) {
+        size_t len = utf8_char_len(text, left);
+        if (len > 0 && !is_harmful(text, len)) {
             memcpy(one, text, len);
             one[len] = '\0';
         }
@@ -78,7 +89,8 @@ enum err draw_text(struct buf *out, const char *text, int columns)
             break;
         err = buf_append_text(out, one);
         used += wide;
-        text += len;
+        text += len > 0 ? len : 1;
+        left -= len > 0 ? len : 1;
     }
     return err == ERR_OK ? repeat(out, " ", columns - used) : err;
 }

@@ -12,6 +12,7 @@
 #include "api/params.h"
 #include "base/clock.h"
 #include "verbs/apiclient.h"
+#include "verbs/loadgpu.h"
 #include "verbs/loadview.h"
 #include "verbs/prompts.h"
 #include "verbs/report.h"
@@ -55,6 +56,7 @@ struct load {
     struct load_counts counts;
     struct http_set *set;
     struct load_view view;
+    struct load_gpus *gpus;
     struct buf url, status_url, body;
     int64_t begin_ns, end_ns;
     double begin_wall;
@@ -217,6 +219,7 @@ static enum err load_run(struct load *load)
         if (err != ERR_OK)
             return err;
         status_ask(load);
+        load_gpus_run(load->gpus, load->begin_ns);
         if (http_set_poll(load->set, POLL_MS) == 0 && load_ended(load) < load->count) {
             const struct timespec pause = {.tv_nsec = POLL_MS * NS_PER_MS / 5};
             nanosleep(&pause, NULL); /* all wait to be sent again */
@@ -338,6 +341,8 @@ static enum err load_prepare(struct load *load, const struct settings *settings)
     if (err == ERR_OK)
         load_view_status(&load->view, status);
     load->status_gone = err == ERR_NOT_FOUND;
+    if (err == ERR_OK)
+        err = load_gpus_new(&load->gpus, settings, status);
     json_decref(status);
     return err == ERR_NOT_FOUND ? ERR_OK : err;
 }
@@ -353,6 +358,7 @@ static void load_done(struct load *load)
     free(load->outcomes);
     prompts_done(&load->prompts);
     load_view_done(&load->view);
+    load_gpus_free(load->gpus);
     buf_done(&load->url);
     buf_done(&load->status_url);
     buf_done(&load->body);
@@ -368,11 +374,16 @@ static enum err report_print(const struct load *load, size_t *duplicates)
     if (err != ERR_OK)
         goto out;
     *duplicates = report->duplicates;
+    for (size_t i = 0; i < report->worker_count; i++) {
+        struct report_worker *worker = &report->workers[i];
+        worker->slots = load_view_slots(&load->view, worker->node, worker->id);
+    }
+    load_gpus_attach(load->gpus, report);
     struct term_style style = term_style_of(stdout);
     if (load->settings.json)
         err = report_json(report, &out);
     else
-        err = report_draw(report, &style, load_view_slots(&load->view), &out);
+        err = report_draw(report, &style, &out);
     if (err == ERR_OK) {
         fputs(buf_text(&out), stdout);
         if (load->settings.json)

@@ -88,14 +88,14 @@ void load_view_answer(struct load_view *view, const struct outcome *outcome)
     worker->done_tokens += outcome->tokens;
 }
 
-unsigned load_view_slots(const struct load_view *view)
+unsigned load_view_slots(const struct load_view *view, const char *node, const char *id)
 {
-    unsigned most = 0;
     for (size_t i = 0; i < view->worker_count; i++) {
-        if (view->workers[i].slots > most)
-            most = view->workers[i].slots;
+        const struct view_worker *worker = &view->workers[i];
+        if (strcmp(worker->id, id) == 0 && strcmp(worker->node, node) == 0)
+            return worker->slots;
     }
-    return most;
+    return 0;
 }
 
 static uint64_t worker_tokens(const struct view_worker *worker)

@@ -47,7 +47,7 @@ void load_view_status(struct load_view *view, const json_t *status);
 void load_view_answer(struct load_view *view, const struct outcome *outcome);
 /* Draws when it is time to; at_once: in any case. */
 void load_view_draw(struct load_view *view, const struct load_counts *counts, bool at_once);
-/* Slots of one worker; 0 when not known. */
-unsigned load_view_slots(const struct load_view *view);
+/* Slots of a worker; 0 when not known. */
+unsigned load_view_slots(const struct load_view *view, const char *node, const char *id);
 
 #endif

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "config/wrap.h"
+#include "verbs/fields.h"
 #include "wire/json.h"
 
 /* ---- figures ---- */
@@ -219,6 +220,20 @@ void report_free(struct report *report)
     free(report);
 }
 
+double report_end(const struct report *report)
+{
+    double end = 0;
+    for (size_t i = 0; i < report->worker_count; i++)
+        end = fmax(end, report->workers[i].last_end);
+    return end;
+}
+
+double report_utilization(const struct report *report, const struct report_worker *worker)
+{
+    double end = report_end(report);
+    return worker->slots > 0 && end > 0 ? worker->slot_s / (worker->slots * end) : NAN;
+}
+
 /* ---- for programs ---- */
 
 static json_t *quantiles_json(const struct quantiles *of)
@@ -226,18 +241,29 @@ static json_t *quantiles_json(const struct quantiles *of)
     return json_pack("{s:f, s:f, s:f}", "p50", of->p50, "p99", of->p99, "max", of->max);
 }
 
+static json_t *share_json(double share)
+{
+    return isnan(share) ? json_null() : json_real(share);
+}
+
 enum err report_json(const struct report *report, struct buf *out)
 {
     json_t *workers = json_array();
     int failed = workers == NULL;
+    double end = report_end(report);
     for (size_t i = 0; i < report->worker_count && !failed; i++) {
         const struct report_worker *worker = &report->workers[i];
         failed = json_array_append_new(
-            workers, json_pack("{s:s, s:s, s:s, s:I, s:I, s:f, s:f, s:f, s:f}", "id", worker->id,
-                               "node", worker->node, "device", worker->device, "prompts",
-                               (json_int_t)worker->prompts, "tokens", (json_int_t)worker->tokens,
-                               "busy_seconds", worker->busy_s, "slot_seconds", worker->slot_s,
-                               "first_start", worker->first_start, "last_end", worker->last_end));
+            workers,
+            json_pack("{s:s, s:s, s:s, s:I, s:I, s:f, s:f, s:f, s:f, s:o, s:o, s:o}", "id",
+                      worker->id, "node", worker->node, "device", worker->device, "prompts",
+                      (json_int_t)worker->prompts, "tokens", (json_int_t)worker->tokens,
+                      "busy_seconds", worker->busy_s, "slot_seconds", worker->slot_s, "first_start",
+                      worker->first_start, "last_end", worker->last_end, "slots",
+                      worker->slots > 0 ? json_integer(worker->slots) : json_null(),
+                      "utilization_ratio", share_json(report_utilization(report, worker)),
+                      "gpu_utilization_ratio",
+                      share_json(worker->gpu != NULL ? track_mean(worker->gpu, end) : NAN)));
     }
     double rate = report->seconds > 0 ? (double)report->tokens / report->seconds : 0;
     json_t *root =
@@ -329,47 +355,67 @@ static enum err spread_draw(const struct report *report, struct buf *out)
                       deviation(report, figure_slots), start_high - start_low, end_high - end_low);
 }
 
-static double end_of(const struct report *report)
+/* One line over time: a label, a level a column, and its mean in percent. */
+static enum err levels_line(const struct term_style *style, const char *label, int id_width,
+                            const double *cells, int columns, double mean, struct buf *out)
 {
-    double end = 0;
-    for (size_t i = 0; i < report->worker_count; i++)
-        end = fmax(end, report->workers[i].last_end);
-    return end;
+    char percent[FIGURE_SIZE] = "";
+    enum err err = draw_text(out, label, id_width);
+    if (!isnan(mean))
+        figure_percent(percent, style, mean);
+    if (err == ERR_OK)
+        err = buf_append_text(out, style->utf8 ? " │" : " |");
+    if (err == ERR_OK)
+        err = draw_levels(out, style, cells, (size_t)columns);
+    if (err == ERR_OK)
+        err = buf_printf(out, "%s%5s\n", style->utf8 ? "│" : "|", percent);
+    return err;
+}
+
+static enum err worker_timeline(const struct report *report, const struct report_worker *worker,
+                                const struct term_style *style, int id_width, int columns,
+                                struct buf *out)
+{
+    double cells[WRAP_WIDTH_MOST], end = report_end(report), full = worker->slots;
+    char label[REPORT_LABEL_SIZE];
+    spans_density(worker->spans, worker->prompts, end, cells, (size_t)columns);
+    for (int c = 0; worker->slots == 0 && c < columns; c++)
+        full = fmax(full, cells[c]);
+    for (int c = 0; c < columns && full > 0; c++)
+        cells[c] /= full;
+    report_label(label, worker->node, worker->id);
+    enum err err = levels_line(style, label, id_width, cells, columns,
+                               report_utilization(report, worker), out);
+    if (err != ERR_OK || worker->gpu == NULL)
+        return err;
+    track_cells(worker->gpu, end, cells, (size_t)columns);
+    return levels_line(style, "  its GPU", id_width, cells, columns, track_mean(worker->gpu, end),
+                       out);
 }
 
 /* The original's Figure 3: how busy each worker was over time. */
 static enum err timeline_draw(const struct report *report, const struct term_style *style,
-                              int id_width, unsigned slots, struct buf *out)
+                              int id_width, struct buf *out)
 {
-    int columns = style->width - id_width - 3;
-    double cells[WRAP_WIDTH_MOST], end = end_of(report);
+    int columns = style->width - id_width - 3 - 5;
+    unsigned least = report->workers[0].slots, most = least;
     if (columns < 10)
         columns = 10;
-    char height[32] = "the most at once";
-    if (slots > 0)
-        snprintf(height, sizeof height, "all %u", slots);
-    enum err err = buf_printf(out, "\n%sBusy slots over time%s (full height: %s)\n",
-                              term_bold(style), term_reset(style), height);
-    for (size_t i = 0; i < report->worker_count && err == ERR_OK; i++) {
-        const struct report_worker *worker = &report->workers[i];
-        spans_density(worker->spans, worker->prompts, end, cells, (size_t)columns);
-        double full = slots;
-        for (int c = 0; slots == 0 && c < columns; c++)
-            full = fmax(full, cells[c]);
-        for (int c = 0; c < columns && full > 0; c++)
-            cells[c] /= full;
-        char id[REPORT_LABEL_SIZE];
-        report_label(id, worker->node, worker->id);
-        err = draw_text(out, id, id_width);
-        if (err == ERR_OK)
-            err = buf_append_text(out, style->utf8 ? " │" : " |");
-        if (err == ERR_OK)
-            err = draw_levels(out, style, cells, (size_t)columns);
-        if (err == ERR_OK)
-            err = buf_append_text(out, style->utf8 ? "│\n" : "|\n");
+    for (size_t i = 1; i < report->worker_count; i++) {
+        least = report->workers[i].slots < least ? report->workers[i].slots : least;
+        most = report->workers[i].slots > most ? report->workers[i].slots : most;
     }
+    char height[32] = "all of a worker's slots";
+    if (least == 0)
+        snprintf(height, sizeof height, "the most at once");
+    else if (least == most)
+        snprintf(height, sizeof height, "all %u slots", most);
+    enum err err = buf_printf(out, "\n%sUtilisation over time%s (full height: %s)\n",
+                              term_bold(style), term_reset(style), height);
+    for (size_t i = 0; i < report->worker_count && err == ERR_OK; i++)
+        err = worker_timeline(report, &report->workers[i], style, id_width, columns, out);
     char last[32];
-    snprintf(last, sizeof last, "%.1f s", end);
+    snprintf(last, sizeof last, "%.1f s", report_end(report));
     if (err == ERR_OK)
         err = buf_printf(out, "%*s  0%*s\n", id_width, "", columns - 1, last);
     return err;
@@ -393,8 +439,7 @@ static enum err totals_draw(const struct report *report, const struct term_style
                       report->ttft.p99, report->latency.p50, report->latency.p99);
 }
 
-enum err report_draw(const struct report *report, const struct term_style *style, unsigned slots,
-                     struct buf *out)
+enum err report_draw(const struct report *report, const struct term_style *style, struct buf *out)
 {
     enum err err = totals_draw(report, style, out);
     if (report->worker_count == 0 || err != ERR_OK)
@@ -424,6 +469,6 @@ enum err report_draw(const struct report *report, const struct term_style *style
     if (err == ERR_OK)
         err = spread_draw(report, out);
     if (err == ERR_OK)
-        err = timeline_draw(report, style, id_width, slots, out);
+        err = timeline_draw(report, style, id_width, out);
     return err;
 }

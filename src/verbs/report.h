@@ -42,10 +42,25 @@ struct outcome {
     struct span span;         /* at its worker, since the first prompt was sent */
 };
 
+/* How busy a GPU was, as its node told it now and then (track.c).  Zeroed is empty. */
+struct track {
+    double *at_s, *share; /* owned; at_s rises */
+    size_t count, room;
+};
+#define TRACK_MAX    36000 /* later samples are not kept */
+#define TRACK_HOLD_S 2.5   /* a sample counts for so long, until the next */
+MUST_USE enum err track_add(struct track *track, double at_s, double share);
+void track_done(struct track *track);
+/* Share in each of `cells` equal parts of 0 … end; NAN where nobody told it. */
+void track_cells(const struct track *track, double end, double *cells, size_t cell_count);
+double track_mean(const struct track *track, double end); /* NAN: nothing told */
+
 struct report_worker {
     char id[REPORT_NAME_MAX], node[REPORT_NAME_MAX];
     char device[REPORT_DEVICE_MAX];
     size_t prompts;
+    unsigned slots;          /* for the caller to fill in; 0: not known */
+    const struct track *gpu; /* likewise, borrowed; NULL: none, or nobody told */
     uint64_t tokens;
     struct span *spans; /* one a prompt; owned */
     double busy_s, slot_s, first_start, last_end;
@@ -73,16 +88,22 @@ MUST_USE enum err report_new(struct report **out, const struct outcome *outcomes
                              double seconds);
 void report_free(struct report *report);
 
+/* From the first prompt sent to the last reply's end at a worker. */
+double report_end(const struct report *report);
+/* Share of a worker's slots that were busy until then; NAN: its slots are not known. */
+double report_utilization(const struct report *report, const struct report_worker *worker);
+
 /* The keys that scripts rely on. */
 MUST_USE enum err report_json(const struct report *report, struct buf *out);
-/* Table, spread, and bars over time.  slots: of one worker; 0: as many as ran at once. */
+/* Table, spread, and utilisation over time; where a worker's slots are not known, full height is as
+ * many as ran at once. */
 MUST_USE enum err report_draw(const struct report *report, const struct term_style *style,
-                              unsigned slots, struct buf *out);
+                              struct buf *out);
 
 /* draw.c: one bar of `columns` columns: `full` and `half` of `whole` in two shades. */
 MUST_USE enum err draw_bar(struct buf *out, const struct term_style *style, double full,
                            double half, double whole, int columns);
-/* One line of levels 0 … 1 as columns of different heights. */
+/* One line of levels 0 … 1 as columns of different heights; NAN is a dot. */
 MUST_USE enum err draw_levels(struct buf *out, const struct term_style *style, const double *levels,
                               size_t count);
 /* Text in exactly `columns` columns (cut, or padded with spaces), without control characters. */

@@ -48,6 +48,21 @@ const char *term_red(const struct term_style *style)
     return style->colour ? "\033[31m" : "";
 }
 
+const char *term_green(const struct term_style *style)
+{
+    return style->colour ? "\033[32m" : "";
+}
+
+const char *term_yellow(const struct term_style *style)
+{
+    return style->colour ? "\033[33m" : "";
+}
+
+const char *term_cyan(const struct term_style *style)
+{
+    return style->colour ? "\033[36m" : "";
+}
+
 const char *term_reset(const struct term_style *style)
 {
     return style->colour ? "\033[0m" : "";

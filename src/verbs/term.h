@@ -29,6 +29,9 @@ struct term_style term_style_of(FILE *stream);
 const char *term_bold(const struct term_style *style);
 const char *term_dim(const struct term_style *style);
 const char *term_red(const struct term_style *style);
+const char *term_green(const struct term_style *style);
+const char *term_yellow(const struct term_style *style);
+const char *term_cyan(const struct term_style *style);
 const char *term_reset(const struct term_style *style);
 
 /* Writes text; on a terminal control characters other than newline and tab become '?'.  False when

@@ -346,13 +346,13 @@ def test_jobs(exporter, tmp_path):
     one.wait("wyvern_gpu_up", {"GPU-0000": 1, "GPU-0001": 1})
     assert one.values("wyvern_collector_success", "collector")["jobs"] == 0
     put(jobs, {"0": "4711\n", "1": "4711\n4712_3\nevil\"} 1\n", "7": "1\n", "README": "2\n"})
-    wait_for(lambda: one.values("wyvern_gpu_job_info", "job") == {"4711": 1, "4712_3": 1},
+    wait_for(lambda: one.values("wyvern_gpu_job_info", "hpc_job") == {"4711": 1, "4712_3": 1},
              "the jobs", 8)
     samples = one.families()["wyvern_gpu_job_info"].samples
-    assert sorted((s.labels["gpu_index"], s.labels["uuid"], s.labels["job"]) for s in samples) == [
+    assert sorted((s.labels["gpu_index"], s.labels["uuid"], s.labels["hpc_job"]) for s in samples) == [
         ("0", "GPU-0000", "4711"), ("1", "GPU-0001", "4711"), ("1", "GPU-0001", "4712_3")]
     (jobs / "1").unlink()
-    one.wait("wyvern_gpu_job_info", {"4711": 1}, "job")
+    one.wait("wyvern_gpu_job_info", {"4711": 1}, "hpc_job")
 
 
 # ---- what scrapers see and do ----

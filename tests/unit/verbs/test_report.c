@@ -140,9 +140,18 @@ static void json_has_the_keys_that_scripts_rely_on(void **state)
     static const char *const keys[] = {"sent",       "answered",   "failed",
                                        "duplicates", "seconds",    "tokens_per_second",
                                        "ttft_ms",    "latency_ms", "workers"};
-    static const char *const worker_keys[] = {"id",           "node",        "device",
-                                              "prompts",      "tokens",      "busy_seconds",
-                                              "slot_seconds", "first_start", "last_end"};
+    static const char *const worker_keys[] = {"id",
+                                              "node",
+                                              "device",
+                                              "prompts",
+                                              "tokens",
+                                              "busy_seconds",
+                                              "slot_seconds",
+                                              "first_start",
+                                              "last_end",
+                                              "slots",
+                                              "utilization_ratio",
+                                              "gpu_utilization_ratio"};
     struct report *report = report_of_five();
     struct buf out;
     buf_init(&out, 65536);
@@ -157,6 +166,9 @@ static void json_has_the_keys_that_scripts_rely_on(void **state)
         assert_non_null(json_object_get(worker, worker_keys[i]));
     assert_int_equal(json_object_size(worker), sizeof worker_keys / sizeof worker_keys[0]);
     assert_near(json_real_value(json_object_get(root, "tokens_per_second")), 15);
+    /* What nobody told is null, never 0. */
+    assert_true(json_is_null(json_object_get(worker, "utilization_ratio")));
+    assert_true(json_is_null(json_object_get(worker, "gpu_utilization_ratio")));
     assert_non_null(json_object_get(json_object_get(root, "ttft_ms"), "p99"));
     json_decref(root);
     buf_done(&out);
@@ -182,7 +194,7 @@ static void drawings_fit_and_hold_no_escapes_without_colour(void **state)
             struct term_style style = {.width = widths[i], .utf8 = utf8 == 1};
             struct buf out;
             buf_init(&out, 65536);
-            assert_int_equal(report_draw(report, &style, 4, &out), ERR_OK);
+            assert_int_equal(report_draw(report, &style, &out), ERR_OK);
             assert_lines_fit(buf_text(&out), (size_t)widths[i]);
             assert_null(strchr(buf_text(&out), '\033'));
             for (const char *at = buf_text(&out); utf8 == 0 && *at != '\0'; at++)
@@ -191,6 +203,37 @@ static void drawings_fit_and_hold_no_escapes_without_colour(void **state)
         }
     }
     report_free(report);
+}
+
+/* 4 slot-seconds of 2 slots in 8 s; a GPU that was told of for 4 s of them. */
+static void utilisation_is_of_all_slots_and_all_the_time(void **state)
+{
+    struct report *report = report_of_five();
+    struct track track = {0};
+    struct term_style style = {.width = 80, .utf8 = true};
+    struct buf out;
+    buf_init(&out, 65536);
+    assert_near(report_end(report), 8);
+    assert_true(isnan(report_utilization(report, &report->workers[0])));
+    report->workers[0].slots = 2;
+    assert_near(report_utilization(report, &report->workers[0]), 0.25);
+    for (int i = 0; i < 4; i++)
+        assert_int_equal(track_add(&track, i, i < 2 ? 1 : 0.5), ERR_OK);
+    double cells[8];
+    track_cells(&track, 8, cells, 8);
+    assert_near(cells[0], 1);
+    assert_near(cells[2], 0.5);
+    assert_near(cells[5], 0.5); /* the last sample holds for a while */
+    assert_true(isnan(cells[6]) && isnan(cells[7]));
+    assert_near(track_mean(&track, 4), 0.75);
+    report->workers[0].gpu = &track;
+    assert_int_equal(report_draw(report, &style, &out), ERR_OK);
+    assert_non_null(strstr(buf_text(&out), "│  25%\n"));
+    assert_non_null(strstr(buf_text(&out), "its GPU"));
+    assert_non_null(strstr(buf_text(&out), "··│  68%\n"));
+    buf_done(&out);
+    report_free(report);
+    track_done(&track);
 }
 
 static void labels_name_the_node_once(void **state)
@@ -212,7 +255,7 @@ static void a_report_of_nothing_is_drawn(void **state)
     struct buf out;
     buf_init(&out, 4096);
     assert_int_equal(report_new(&report, &none, 1, 0), ERR_OK);
-    assert_int_equal(report_draw(report, &style, 0, &out), ERR_OK);
+    assert_int_equal(report_draw(report, &style, &out), ERR_OK);
     assert_non_null(strstr(buf_text(&out), "1 failed"));
     buf_clear(&out);
     assert_int_equal(report_json(report, &out), ERR_OK);
@@ -257,6 +300,7 @@ int main(void)
         cmocka_unit_test(outcomes_are_summed_by_worker),
         cmocka_unit_test(json_has_the_keys_that_scripts_rely_on),
         cmocka_unit_test(drawings_fit_and_hold_no_escapes_without_colour),
+        cmocka_unit_test(utilisation_is_of_all_slots_and_all_the_time),
         cmocka_unit_test(labels_name_the_node_once),
         cmocka_unit_test(a_report_of_nothing_is_drawn),
         cmocka_unit_test(bars_and_cells_have_their_width),
