@@ -11,10 +11,13 @@
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "base/buf.h"
+#include "probe/host.h"
 
 #define VISIBLE "CUDA_VISIBLE_DEVICES"
+#define GIB     (1024.0 * 1024 * 1024)
 
 static bool is_uuid(const char *id)
 {
@@ -84,6 +87,28 @@ enum err device_find(ggml_backend_dev_t *out, const char *device)
         }
     }
     return refuse(device);
+}
+
+enum err device_check_room(ggml_backend_dev_t device, const char *model_path)
+{
+    struct stat file;
+    uint64_t total = 0, room = 0;
+    if (stat(model_path, &file) != 0)
+        return ERR_OK; /* who opens it says so */
+    if (ggml_backend_dev_type(device) == GGML_BACKEND_DEVICE_TYPE_CPU) {
+        if (host_memory(&total, &room) != ERR_OK)
+            return ERR_OK; /* not known */
+    } else {
+        size_t device_room = 0, device_total = 0;
+        ggml_backend_dev_memory(device, &device_room, &device_total);
+        if (device_total == 0)
+            return ERR_OK;
+        room = device_room;
+    }
+    if ((uint64_t)file.st_size <= room)
+        return ERR_OK;
+    return err_set(ERR_NOMEM, "the model %.200s has %.1f GiB, and %s has room for %.1f", model_path,
+                   (double)file.st_size / GIB, ggml_backend_dev_name(device), (double)room / GIB);
 }
 
 enum err device_check_graph(ggml_backend_t backend, struct ggml_cgraph *graph)

@@ -42,17 +42,20 @@ void llama_engine_close(struct engine *engine)
     free(llama);
 }
 
-/* The one GPU that is named, or no accelerator for "cpu…". */
-static enum err choose_devices(const char *device, ggml_backend_dev_t only[2],
+/* The one GPU that is named, or no accelerator for "cpu…"; with room for the model. */
+static enum err choose_devices(const struct engine_config *config, ggml_backend_dev_t only[2],
                                struct llama_model_params *params)
 {
-    only[0] = only[1] = NULL;
+    ggml_backend_dev_t device;
+    enum err err = device_find(&device, config->device);
+    if (err != ERR_OK)
+        return err;
+    bool gpu = ggml_backend_dev_type(device) != GGML_BACKEND_DEVICE_TYPE_CPU;
+    only[0] = gpu ? device : NULL;
+    only[1] = NULL;
     params->devices = only;
-    params->n_gpu_layers = 0;
-    if (device == NULL || strncmp(device, "gpu", 3) != 0)
-        return ERR_OK;
-    params->n_gpu_layers = -1;
-    return device_find(&only[0], device);
+    params->n_gpu_layers = gpu ? -1 : 0;
+    return device_check_room(device, config->model);
 }
 
 static enum err load_model(struct llama_engine *llama, const struct engine_config *config,
@@ -60,7 +63,7 @@ static enum err load_model(struct llama_engine *llama, const struct engine_confi
 {
     ggml_backend_dev_t only[2];
     struct llama_model_params params = llama_model_default_params();
-    enum err err = choose_devices(config->device, only, &params);
+    enum err err = choose_devices(config, only, &params);
     if (err != ERR_OK)
         return err;
     params.check_tensors = true; /* else weights that are no numbers load */

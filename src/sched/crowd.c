@@ -4,6 +4,7 @@
 
 #define STEP_ROWS 2   /* a step costs about as much as so many rows, besides its rows */
 #define DEAR      1.5 /* times one thread's cost: by then many threads do harm, not only too little */
+#define HOPELESS  2.0 /* times one thread's cost: no need to try again */
 #define NEWEST    0.4 /* share of the newest step in a recent cost */
 
 void crowd_init(struct crowd *crowd, unsigned threads)
@@ -39,6 +40,12 @@ static void mix(double *cost, double newest)
     *cost = *cost > 0 ? *cost + NEWEST * (newest - *cost) : newest;
 }
 
+/* Of the steps of a trial the cheapest counts: the first wakes threads and fills caches. */
+static void keep_least(double *cost, unsigned step, double newest)
+{
+    *cost = step == 1 || newest < *cost ? newest : *cost;
+}
+
 /* A crowd came: each class looks at one thread again before it meets it. */
 static void warn_all(struct crowd *crowd)
 {
@@ -59,8 +66,11 @@ static void cheer_all(struct crowd *crowd)
 
 static void note_many(struct crowd *crowd, struct crowd_class *class, double cost)
 {
-    mix(&class->many, cost);
     bool known = class->one > 0;
+    if (known)
+        mix(&class->many, cost);
+    else
+        keep_least(&class->many, class->steps, cost);
     class->dear = known && cost > DEAR * class->one ? class->dear + 1 : 0;
     if (class->dear >= CROWD_TRY_STEPS)
         warn_all(crowd);
@@ -72,10 +82,10 @@ static void note_many(struct crowd *crowd, struct crowd_class *class, double cos
 
 static void note_try_many(struct crowd *crowd, struct crowd_class *class, double cost)
 {
-    class->many = cost;
-    bool better = cost < class->one;
-    if (better && class->steps < CROWD_TRY_STEPS)
+    keep_least(&class->many, class->steps, cost);
+    if (class->steps < CROWD_TRY_STEPS && cost < HOPELESS * class->one)
         return;
+    bool better = class->many < class->one;
     class->stay = better ? CROWD_STAY_MIN : class->stay * 2;
     if (class->stay > CROWD_STAY_MAX)
         class->stay = CROWD_STAY_MAX;
@@ -96,9 +106,7 @@ void crowd_note(struct crowd *crowd, unsigned rows, int64_t took_ns)
         note_many(crowd, class, cost);
         break;
     case CROWD_TRY_ONE:
-        if (class->steps == 1)
-            class->one = 0; /* what it cost in another crowd does not count */
-        mix(&class->one, cost);
+        keep_least(&class->one, class->steps, cost);
         if (class->steps >= CROWD_TRY_STEPS)
             enter(class, class->one < class->many ? CROWD_ONE : CROWD_MANY);
         break;

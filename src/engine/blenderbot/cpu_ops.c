@@ -181,9 +181,8 @@ static void multiply(struct ggml_tensor *dst, int ith, int nth, void *userdata)
         .height = (size_t)dst->ne[0],
         .row_count = (size_t)dst->ne[1],
     };
-    size_t first, last;
-    share((size_t)weight->ne[1], ith, nth, &first, &last);
-    (q8 ? kernels->multiply_q8 : kernels->multiply_f32)(&product, first, last);
+    /* Threads side by side: two streams far apart in memory may hit the same banks all along. */
+    (q8 ? kernels->multiply_q8 : kernels->multiply_f32)(&product, (size_t)ith, (size_t)nth);
 }
 
 struct ggml_tensor *packed_op(struct ggml_context *context, struct ggml_tensor *weight,

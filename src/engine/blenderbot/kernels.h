@@ -71,9 +71,9 @@ struct panel_product {
 };
 
 struct panel_kernels {
-    /* The panels from `first` up to `last`. */
-    void (*multiply_f32)(const struct panel_product *product, size_t first, size_t last);
-    void (*multiply_q8)(const struct panel_product *product, size_t first, size_t last);
+    /* Each step-th panel from `first` on. */
+    void (*multiply_f32)(const struct panel_product *product, size_t first, size_t step);
+    void (*multiply_q8)(const struct panel_product *product, size_t first, size_t step);
     void (*quantise)(uint8_t *out, const float *in, size_t columns);
 };
 

@@ -10,10 +10,13 @@
 
 #define BEAMS_ROOM 32 /* beams a request may ask for, where the checkpoint does not want more */
 
-static enum err open_backend(struct bb_engine *engine, const char *device)
+static enum err open_backend(struct bb_engine *engine, const struct engine_config *config)
 {
     ggml_backend_dev_t found;
+    const char *device = config->device;
     enum err err = device_find(&found, device);
+    if (err == ERR_OK)
+        err = device_check_room(found, config->model);
     if (err != ERR_OK)
         return err;
     engine->backend = ggml_backend_dev_init(found, NULL);
@@ -75,7 +78,7 @@ enum err bb_engine_open(struct engine **out, const struct engine_config *config)
     engine->base.ops = &blenderbot_ops;
     info->slots = config->slots;
     unsigned threads = pools_threads(config->threads);
-    enum err err = open_backend(engine, config->device);
+    enum err err = open_backend(engine, config);
     if (err == ERR_OK)
         err = bb_model_open(&engine->model, config->model, engine->backend, BB_FORM_FASTEST);
     if (err == ERR_OK)

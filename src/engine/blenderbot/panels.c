@@ -84,7 +84,8 @@ multiply_q8_rows(const struct panel_product *product, size_t panel, size_t row, 
         FOR_UNROLLED (g, GROUPS) {
             const uint8_t *from = weights + (i * GROUPS + g) * 64;
             w[g] = _mm512_loadu_si512(from);
-            _mm_prefetch(from + AHEAD, _MM_HINT_T0);
+            if (count > 1) /* one row goes as fast as memory, and the CPU's own fetching does */
+                _mm_prefetch(from + AHEAD, _MM_HINT_T0);
         }
         const __m256i *half = (const __m256i *)(const void *)(halves + i * PANEL_SCALE);
         __m512 scale = _mm512_cvtph_ps(_mm256_loadu_si256(half));
@@ -122,7 +123,8 @@ multiply_f32_rows(const struct panel_product *product, size_t panel, size_t row,
             sums[r] = _mm512_setzero_ps();
         for (size_t k = from; k < to; k++) {
             __m512 w = _mm512_loadu_ps(weights + k * PANEL_ROWS);
-            _mm_prefetch((const char *)(weights + k * PANEL_ROWS) + AHEAD, _MM_HINT_T0);
+            if (count > 1)
+                _mm_prefetch((const char *)(weights + k * PANEL_ROWS) + AHEAD, _MM_HINT_T0);
             FOR_UNROLLED (r, count)
                 sums[r] = _mm512_fmadd_ps(w, _mm512_set1_ps(rows[r * columns + k]), sums[r]);
         }
@@ -141,9 +143,10 @@ multiply_f32_rows(const struct panel_product *product, size_t panel, size_t row,
     CASE(multiply, 9); CASE(multiply, 10); CASE(multiply, 11); CASE(multiply, 12)
 // clang-format on
 
-static void multiply_f32(const struct panel_product *product, size_t first, size_t last)
+static void multiply_f32(const struct panel_product *product, size_t first, size_t step)
 {
-    for (size_t panel = first; panel < last; panel++) {
+    size_t panels = (product->height + PANEL_ROWS - 1) / PANEL_ROWS;
+    for (size_t panel = first; panel < panels; panel += step) {
         for (size_t row = 0; row < product->row_count; row += ROWS_AT_ONCE) {
             size_t rest = product->row_count - row;
             switch (rest < ROWS_AT_ONCE ? rest : ROWS_AT_ONCE) {
@@ -153,9 +156,10 @@ static void multiply_f32(const struct panel_product *product, size_t first, size
     }
 }
 
-static void multiply_q8(const struct panel_product *product, size_t first, size_t last)
+static void multiply_q8(const struct panel_product *product, size_t first, size_t step)
 {
-    for (size_t panel = first; panel < last; panel++) {
+    size_t panels = (product->height + PANEL_ROWS - 1) / PANEL_ROWS;
+    for (size_t panel = first; panel < panels; panel += step) {
         for (size_t row = 0; row < product->row_count; row += ROWS_AT_ONCE) {
             size_t rest = product->row_count - row;
             switch (rest < ROWS_AT_ONCE ? rest : ROWS_AT_ONCE) {

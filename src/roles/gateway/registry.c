@@ -234,22 +234,44 @@ static json_t *describe_worker(const struct presence *worker)
                      (json_int_t)worker->failed_total);
 }
 
-static json_t *describe_node(const struct registry *registry, const struct presence *node)
+/* What a node has, by its name: {"workers": […], "metrics_url"}. */
+static json_t *belongings(json_t *by_node, const char *node)
+{
+    json_t *found = json_object_get(by_node, node);
+    if (found != NULL)
+        return found;
+    found = json_pack("{s:[], s:s}", "workers", "metrics_url", "");
+    if (json_object_set_new(by_node, node, found) != 0)
+        return NULL;
+    return found;
+}
+
+/* Once over all processes, however many nodes there are. */
+static json_t *gather(const struct registry *registry)
 {
     const struct process *process, *next;
-    json_t *workers = json_array();
-    const char *metrics_url = "";
+    json_t *by_node = json_object();
     HASH_ITER(hh, registry->processes, process, next)
     {
-        if (strcmp(process->presence.node, node->node) != 0)
+        const struct presence *presence = &process->presence;
+        bool worker = has_role(process, "infer");
+        if (!worker && !has_role(process, "telemetry"))
             continue;
-        if (has_role(process, "infer"))
-            json_array_append_new(workers, describe_worker(&process->presence));
-        else if (has_role(process, "telemetry"))
-            metrics_url = process->presence.url;
+        json_t *own = belongings(by_node, presence->node);
+        if (worker)
+            json_array_append_new(json_object_get(own, "workers"), describe_worker(presence));
+        else
+            json_object_set_new(own, "metrics_url", json_string(presence->url));
     }
-    return json_pack("{s:s, s:s, s:s, s:i, s:o}", "name", node->node, "address", node->address,
-                     "metrics_url", metrics_url, "pid", node->pid, "workers", workers);
+    return by_node;
+}
+
+static json_t *describe_node(json_t *by_node, const struct presence *node)
+{
+    json_t *own = belongings(by_node, node->node);
+    return json_pack("{s:s, s:s, s:O, s:i, s:O}", "name", node->node, "address", node->address,
+                     "metrics_url", json_object_get(own, "metrics_url"), "pid", node->pid,
+                     "workers", json_object_get(own, "workers"));
 }
 
 enum err registry_describe(struct registry *registry, json_t *object)
@@ -257,11 +279,12 @@ enum err registry_describe(struct registry *registry, json_t *object)
     json_t *nodes = json_array(), *responders = json_array(), *gateways = json_array();
     struct process *process, *next;
     HASH_SRT(hh, registry->processes, by_key);
+    json_t *by_node = gather(registry);
     HASH_ITER(hh, registry->processes, process, next)
     {
         const struct presence *presence = &process->presence;
         if (has_role(process, "node"))
-            json_array_append_new(nodes, describe_node(registry, presence));
+            json_array_append_new(nodes, describe_node(by_node, presence));
         else if (has_role(process, "respond"))
             json_array_append_new(
                 responders, json_pack("{s:s, s:i, s:I, s:I, s:I}", "id", presence->name, "pid",
@@ -272,6 +295,7 @@ enum err registry_describe(struct registry *registry, json_t *object)
             json_array_append_new(gateways, json_pack("{s:s, s:i, s:s}", "id", presence->name,
                                                       "pid", presence->pid, "url", presence->url));
     }
+    json_decref(by_node);
     int failed = json_object_set_new(object, "nodes", nodes);
     failed |= json_object_set_new(object, "response_workers", responders);
     failed |= json_object_set_new(object, "gateways", gateways);

@@ -99,6 +99,24 @@ static void few_rows_after_many_are_no_crowd(void **state)
     assert_int_equal(one, 2 * CROWD_TRY_STEPS);
 }
 
+/* The first step after a pause, or after a change of threads, costs more. */
+static void a_slow_first_step_decides_nothing(void **state)
+{
+    struct crowd crowd;
+    bool before = true;
+    unsigned one = 0;
+    crowd_init(&crowd, 2);
+    for (unsigned i = 0; i < 1000; i++) {
+        bool all = crowd_threads(&crowd, 1) > 1;
+        int64_t cost = all ? 13000000 : 20000000;
+        bool slow = i == 0 || all != before;
+        one += !all;
+        before = all;
+        crowd_note(&crowd, 1, slow ? cost * 19 / 10 : cost);
+    }
+    assert_int_equal(one, CROWD_TRY_STEPS);
+}
+
 /* One row is no faster with two threads, and that is no reason to do twelve with one. */
 static void one_row_alone_is_left_to_one_thread(void **state)
 {
@@ -137,6 +155,7 @@ int main(void)
         cmocka_unit_test(crowded_from_the_start),
         cmocka_unit_test(slower_but_still_better_is_kept),
         cmocka_unit_test(few_rows_after_many_are_no_crowd),
+        cmocka_unit_test(a_slow_first_step_decides_nothing),
         cmocka_unit_test(one_row_alone_is_left_to_one_thread),
         cmocka_unit_test(a_crowd_that_few_rows_met_is_known_to_many),
         cmocka_unit_test(steps_without_rows_count_nothing),
