@@ -78,7 +78,8 @@ static double find_kib(const char *text, const char *name)
 
     while (at != NULL && (strncmp(at, name, len) != 0 || at[len] != ':')) {
         at = strchr(at, '\n');
-        at += at != NULL;
+        if (at != NULL)
+            at++;
     }
     if (at == NULL)
         return NAN;

@@ -232,9 +232,9 @@ static void help_is_found_before_anything_is_checked(void **state)
  * environment name that fits, and a help text. */
 static void the_table_is_sound(void **state)
 {
-    static const char *const verbs[] = {"up",     "ask",     "chat",     "load", "status",
-                                        "doctor", "convert", "generate", "node", "gateway",
-                                        "infer",  "respond", "telemetry"};
+    static const char *const verbs[] = {"up",     "ask",     "chat",      "load", "status",
+                                        "doctor", "convert", "generate",  "node", "gateway",
+                                        "infer",  "respond", "telemetry", "top"};
     for (size_t i = 0; i < option_row_count; i++) {
         const struct option_row *row = &option_rows[i];
         char env[OPTION_ENV_SIZE];
