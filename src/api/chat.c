@@ -275,7 +275,7 @@ static enum err read_all(struct reading *reading)
     for (size_t i = 0; err == ERR_OK && i < sizeof steps / sizeof *steps; i++)
         err = steps[i](reading);
     if (err == ERR_OK)
-        err = read_name(reading, "user", PROMPT_MAX_PROMPTER, &reading->request.prompt.prompter);
+        err = read_name(reading, "user", PROMPT_MAX_USER, &reading->request.prompt.prompter);
     return err;
 }
 

@@ -31,6 +31,9 @@ MUST_USE enum err endings_put(struct endings *endings, const struct reply *endin
 
 struct cancel_spec { /* texts are copied */
     const char *id, *gateway, *prompter, *model;
+    const char *owner;      /* NULL, "": none */
+    const json_t *request;  /* the prompt's, for the record of a detached reply; NULL: none; kept by */
+    const json_t *messages; /* reference, so they may not change any more */
     const char *reason; /* "cancelled", "owner_gone", "expired" */
     bool tombstone;     /* put one first; false: it stands there already */
     bool fenced;        /* put it only if the latest claim is this one; else fn gets ERR_EXISTS */

@@ -61,6 +61,12 @@ typedef void prompts_next_fn(void *arg, enum err err, uint64_t sequence, double 
                              const struct prompt *prompt);
 MUST_USE enum err prompts_next(struct bus *bus, uint64_t from, prompts_next_fn *fn, void *arg);
 
+/* A prompt by its id, whether it waits or is in hand; ERR_NOT_FOUND (prompt NULL): it is not in the
+ * queue, which is so too once it has ended. */
+typedef void prompts_find_fn(void *arg, enum err err, double accepted_at,
+                             const struct prompt *prompt);
+MUST_USE enum err prompts_find(struct bus *bus, const char *id, prompts_find_fn *fn, void *arg);
+
 /* Keeps a prompt that killed its workers, for a person to look at: stream DEAD. */
 MUST_USE enum err prompts_bury(struct bus *bus, const char *id, const char *data, size_t len,
                                bus_done_fn *fn, void *arg);

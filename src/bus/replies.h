@@ -30,6 +30,14 @@ typedef void replies_get_fn(void *arg, enum err err, uint64_t sequence, const st
 MUST_USE enum err replies_get(struct bus *bus, const char *gateway, const char *id,
                               replies_get_fn *fn, void *arg);
 
+/* The same by the id alone: whichever gateway owned it. */
+MUST_USE enum err replies_find(struct bus *bus, const char *id, replies_get_fn *fn, void *arg);
+
+/* Puts the record again without its text and what it kept of the request, marked as deleted, if it
+ * is still the one with this sequence. */
+MUST_USE enum err replies_delete(struct bus *bus, const struct reply *record, uint64_t sequence,
+                                 bus_done_fn *fn, void *arg);
+
 /* Puts the record again without its text, if it is still the one with this sequence. */
 MUST_USE enum err replies_erase_text(struct bus *bus, const struct reply *record, uint64_t sequence,
                                      bus_done_fn *fn, void *arg);

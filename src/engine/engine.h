@@ -65,8 +65,22 @@ struct engine_params {
     int64_t seed;            /* -1: random */
     const char *const *stop; /* stop strings, not empty, borrowed until engine_start returns */
     size_t stop_count;
+    float frequency_penalty, presence_penalty; /* subtracted from a token's score: times how often
+                                                  the reply has it, once if it has it */
+    float repeat_penalty; /* 1: off.  Divides scores above 0 of what the last 64 tokens have, and
+                             multiplies those below */
+    int logprobs;         /* alternatives told beside each token's own; -1: nothing is told */
+    const struct engine_bias *bias; /* added to scores; borrowed until engine_start returns */
+    size_t bias_count;
+    const char *grammar; /* GBNF with the rule "root"; NULL: none; borrowed likewise.  Counted in
+                            a successor's resume, too: the reply as a whole obeys it */
     const struct engine_search
         *search; /* NULL: nothing given; borrowed until engine_start returns */
+};
+
+struct engine_bias {
+    int32_t token; /* outside of the vocabulary: ERR_INVALID */
+    float bias;
 };
 
 /* What else may be asked of a model that searches (blenderbot; others refuse it): the parameters of
@@ -93,10 +107,23 @@ struct engine_message {
     const char *content; /* UTF-8, without NUL; special-token text in it is ordinary text */
 };
 
+/* What a request wants.  All take a slot and end with one last event; only the first has pieces. */
+enum engine_task {
+    ENGINE_GENERATE,
+    ENGINE_EMBED,      /* inputs → event.vectors */
+    ENGINE_TOKENIZE,   /* raw_prompt → event.tokens (special-token text in it is ordinary text) and
+                          event.token_texts */
+    ENGINE_DETOKENIZE, /* resume_tokens → event.text */
+    ENGINE_TEMPLATE,   /* messages → event.text: the prompt that they become */
+};
+
 struct engine_request {
+    enum engine_task task;
     const struct engine_message *messages; /* the chat template is applied; or */
     size_t message_count;
     const char *raw_prompt; /* given as it is when messages is NULL */
+    const char *const *inputs; /* of ENGINE_EMBED */
+    size_t input_count;
     struct engine_params params;
     /* A reply that another worker began: its stored tokens and the text already delivered.  The
      * text of the tokens begins with resume_text; what is beyond it was held back and is
@@ -147,6 +174,16 @@ struct engine_event {
     size_t text_len;
     const int32_t *tokens; /* see the top comment */
     size_t token_count;
+    const char *logprobs; /* of these tokens, when asked for: JSON array of {"token","logprob",
+                             "bytes","top_logprobs":[{"token","logprob","bytes"}…]}, natural
+                             logarithms of the model's own probabilities (before bias, penalties,
+                             temperature; what OpenAI and vLLM tell); else NULL */
+    size_t logprobs_len;
+    const float *vectors; /* ENGINE_EMBED: input_count × vector_size numbers, each vector of
+                             Euclidean length 1 */
+    size_t vector_count, vector_size;
+    const char *const *token_texts; /* ENGINE_TOKENIZE: one for each of tokens, U+FFFD for bytes
+                                       that are no text by themselves */
     bool last;      /* the slot is free; the fields below count */
     enum err error; /* ERR_OK, or the reply failed: error_text says why */
     const char *error_text;

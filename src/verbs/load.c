@@ -40,7 +40,7 @@ struct load;
 struct job {
     struct load *load;
     const char *prompt;
-    char user[PROMPT_MAX_PROMPTER + 1];
+    char user[PROMPT_MAX_USER + 1];
     enum job_state state;
     unsigned tries;
     int64_t first_ns, due_ns; /* first try; next try */
@@ -316,8 +316,8 @@ static enum err load_prepare(struct load *load, const struct settings *settings)
     buf_init(&load->url, 4096);
     buf_init(&load->status_url, 4096);
     buf_init(&load->body, HTTP_CLIENT_BODY_MAX);
-    if (settings->user != NULL && strlen(settings->user) > PROMPT_MAX_PROMPTER)
-        return err_set(ERR_USAGE, "--user is longer than %d bytes", PROMPT_MAX_PROMPTER);
+    if (settings->user != NULL && strlen(settings->user) > PROMPT_MAX_USER)
+        return err_set(ERR_USAGE, "--user is longer than %d bytes", PROMPT_MAX_USER);
     enum err err = params_bound(settings->params, &bound);
     if (!bound)
         tokens_default(&load->settings);

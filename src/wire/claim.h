@@ -42,6 +42,9 @@ struct piece { /* one part of a reply; text never splits a UTF-8 character */
     size_t text_len;
     const int32_t *tokens;
     size_t token_count;
+    const char *logprobs; /* JSON: array of one object for each token, in OpenAI's form (reply.h);
+                             NULL: not asked for */
+    size_t logprobs_len;
 };
 
 #define PIECES_MAX 512 /* in one message */
@@ -56,7 +59,8 @@ struct pieces {
 };
 
 /* On the hot path of every token, so both go without a JSON tree; the text is JSON all the same, of
- * exactly this form: {"v":1,"nonce":"…","first":N,"pieces":[["text",[id,…]],…],"done":false} */
+ * exactly this form: {"v":1,"nonce":"…","first":N,"pieces":[["text",[id,…]],…],"done":false}; a piece with logprobs has
+ * their JSON as a third element, a string. */
 MUST_USE enum err pieces_encode(const struct pieces *pieces, struct buf *out);
 MUST_USE enum err pieces_decode(struct pieces *out, const char *data, size_t len);
 void pieces_done(struct pieces *pieces); /* of decoded pieces; safe on zeroed memory */

@@ -431,6 +431,15 @@ void json_out_flag(struct json_out *out, const char *key, bool value)
     put_raw(out, key, value ? "true" : "false");
 }
 
+void json_out_json(struct json_out *out, const char *key, const json_t *value)
+{
+    if (value == NULL)
+        return;
+    put_raw(out, key, "");
+    if (out->err == ERR_OK)
+        out->err = json_write(value, out->buf);
+}
+
 void json_out_null(struct json_out *out, const char *key)
 {
     put_raw(out, key, "null");

@@ -70,6 +70,8 @@ void json_out_uint(struct json_out *out, const char *key, uint64_t value);
 void json_out_number(struct json_out *out, const char *key, double value); /* not finite: null */
 void json_out_time(struct json_out *out, const char *key, double seconds); /* to the microsecond */
 void json_out_flag(struct json_out *out, const char *key, bool value);
+/* A value as it is; NULL: nothing is written. */
+void json_out_json(struct json_out *out, const char *key, const json_t *value);
 void json_out_null(struct json_out *out, const char *key);
 
 #endif

@@ -30,6 +30,8 @@ enum err pieces_encode(const struct pieces *pieces, struct buf *buf)
         for (size_t k = 0; k < piece->token_count; k++)
             json_out_int(&out, NULL, piece->tokens[k]);
         json_out_array_end(&out);
+        if (piece->logprobs != NULL)
+            json_out_text_len(&out, NULL, piece->logprobs, piece->logprobs_len);
         json_out_array_end(&out);
     }
     json_out_array_end(&out);
@@ -162,7 +164,8 @@ static void read_escape(struct reader *reader)
         put_char(reader, code);
 }
 
-static void read_text(struct reader *reader, struct piece *piece)
+/* A string; *len is that of what it stands for. */
+static const char *read_text(struct reader *reader, size_t *len)
 {
     char *start = reader->text;
 
@@ -181,15 +184,15 @@ static void read_text(struct reader *reader, struct piece *piece)
             *reader->text++ = *reader->at++;
     }
     expect(reader, "\"");
-    piece->text = start;
-    piece->text_len = (size_t)(reader->text - start);
+    *len = (size_t)(reader->text - start);
     *reader->text++ = '\0'; /* in place of the quotes */
+    return start;
 }
 
 static void read_piece(struct reader *reader, struct piece *piece)
 {
     expect(reader, "[");
-    read_text(reader, piece);
+    piece->text = read_text(reader, &piece->text_len);
     expect(reader, ",[");
     piece->tokens = reader->tokens;
     while (!reader->bad && !next_is(reader, ']')) {
@@ -199,8 +202,15 @@ static void read_piece(struct reader *reader, struct piece *piece)
         if (!reader->bad)
             reader->tokens++;
     }
-    expect(reader, "]]");
+    expect(reader, "]");
     piece->token_count = (size_t)(reader->tokens - piece->tokens);
+    piece->logprobs = NULL;
+    piece->logprobs_len = 0;
+    if (next_is(reader, ',')) {
+        expect(reader, ",");
+        piece->logprobs = read_text(reader, &piece->logprobs_len);
+    }
+    expect(reader, "]");
 }
 
 static void read_nonce(struct reader *reader, char nonce[TAG_SIZE])

@@ -17,8 +17,21 @@ struct prompt_params prompt_params_default(void)
         .top_p = NAN,
         .top_k = -1,
         .seed = -1,
+        .frequency_penalty = NAN,
+        .presence_penalty = NAN,
+        .repeat_penalty = NAN,
+        .logprobs = -1,
         .truncate = -1,
     };
+}
+
+static const char *const task_names[] = {"chat",     "text",       "embed",
+                                         "tokenize", "detokenize", "template"};
+#define TASK_COUNT (sizeof task_names / sizeof *task_names)
+
+const char *prompt_task_name(enum prompt_task task)
+{
+    return task_names[task];
 }
 
 static const char *const truncate_names[] = {"none", "left"};
@@ -67,6 +80,17 @@ static void write_params(struct json_out *out, const struct prompt_params *param
             json_out_text(out, NULL, params->stop[i]);
         json_out_array_end(out);
     }
+    if (!isnan(params->frequency_penalty))
+        json_out_number(out, "frequency_penalty", params->frequency_penalty);
+    if (!isnan(params->presence_penalty))
+        json_out_number(out, "presence_penalty", params->presence_penalty);
+    if (!isnan(params->repeat_penalty))
+        json_out_number(out, "repeat_penalty", params->repeat_penalty);
+    if (params->logprobs >= 0)
+        json_out_int(out, "logprobs", params->logprobs);
+    json_out_json(out, "logit_bias", params->logit_bias);
+    if (params->grammar != NULL)
+        json_out_text(out, "grammar", params->grammar);
     if (params->truncate >= 0)
         json_out_text(out, "truncate", truncate_names[params->truncate]);
     if (params->search.given)
@@ -78,6 +102,18 @@ static void write_given(struct json_out *out, const char *key, const char *text)
 {
     if (text != NULL && text[0] != '\0')
         json_out_text(out, key, text);
+}
+
+static void write_messages(struct json_out *out, const struct prompt *prompt)
+{
+    json_out_array(out, "messages");
+    for (size_t i = 0; i < prompt->message_count; i++) {
+        json_out_object(out, NULL);
+        json_out_text(out, "role", prompt->messages[i].role);
+        json_out_text(out, "content", prompt->messages[i].content);
+        json_out_object_end(out);
+    }
+    json_out_array_end(out);
 }
 
 enum err prompt_encode(const struct prompt *prompt, struct buf *buf)
@@ -94,15 +130,15 @@ enum err prompt_encode(const struct prompt *prompt, struct buf *buf)
     json_out_flag(&out, "detached", prompt->detached);
     write_given(&out, "traceparent", prompt->traceparent);
     write_given(&out, "tracestate", prompt->tracestate);
+    if (prompt->task != TASK_CHAT)
+        json_out_text(&out, "task", prompt_task_name(prompt->task));
+    write_given(&out, "owner", prompt->owner);
     write_params(&out, &prompt->params);
-    json_out_array(&out, "messages");
-    for (size_t i = 0; i < prompt->message_count; i++) {
-        json_out_object(&out, NULL);
-        json_out_text(&out, "role", prompt->messages[i].role);
-        json_out_text(&out, "content", prompt->messages[i].content);
-        json_out_object_end(&out);
-    }
-    json_out_array_end(&out);
+    if (prompt->message_count > 0)
+        write_messages(&out, prompt);
+    json_out_json(&out, "inputs", prompt->inputs);
+    json_out_json(&out, "tokens", prompt->tokens);
+    json_out_json(&out, "request", prompt->request);
     json_out_object_end(&out);
     return json_out_end(&out);
 }
@@ -142,6 +178,14 @@ static enum err read_params(struct prompt_params *out, const json_t *object)
     params.top_p = json_number(object, "top_p", NAN);
     params.top_k = param_int(object, "top_k");
     params.seed = seed >= 0 ? seed : -1;
+    params.frequency_penalty = json_number(object, "frequency_penalty", NAN);
+    params.presence_penalty = json_number(object, "presence_penalty", NAN);
+    params.repeat_penalty = json_number(object, "repeat_penalty", NAN);
+    params.logprobs = param_int(object, "logprobs");
+    params.logit_bias = json_object_get(object, "logit_bias");
+    params.grammar = json_text(object, "grammar", NULL);
+    if (params.logprobs > PROMPT_MAX_TOPS || json_object_size(params.logit_bias) > PROMPT_MAX_BIAS)
+        return err_set(ERR_INVALID, "prompt message: too many logprobs or biases");
     params.truncate = prompt_truncate_of(json_text(object, "truncate", ""));
     params.stop_count = json_array_size(stop);
     if (params.stop_count > PROMPT_MAX_STOP)
@@ -161,6 +205,10 @@ static enum err read_messages(struct prompt *prompt, const json_t *array)
 {
     size_t count = json_array_size(array);
 
+    bool wanted = prompt->task == TASK_CHAT || prompt->task == TASK_TEMPLATE;
+
+    if (!wanted && array == NULL)
+        return ERR_OK;
     if (count == 0 || count > PROMPT_MAX_MESSAGES)
         return err_set(ERR_INVALID, "prompt message: no messages, or too many");
     prompt->messages = calloc(count, sizeof *prompt->messages);
@@ -174,6 +222,33 @@ static enum err read_messages(struct prompt *prompt, const json_t *array)
         if (prompt->messages[i].role == NULL || prompt->messages[i].content == NULL)
             return err_set(ERR_INVALID, "prompt message: message %zu lacks role or content", i);
     }
+    return ERR_OK;
+}
+
+/* What a task works on besides messages. */
+static enum err read_task(struct prompt *prompt)
+{
+    const char *name = json_text(prompt->root, "task", task_names[TASK_CHAT]);
+    size_t task = 0;
+
+    while (task < TASK_COUNT && strcmp(name, task_names[task]) != 0)
+        task++;
+    if (task == TASK_COUNT)
+        return err_set(ERR_UNSUPPORTED, "prompt message: task \"%.32s\" is not known here", name);
+    prompt->task = (enum prompt_task)task;
+    prompt->owner = json_text(prompt->root, "owner", "");
+    prompt->inputs = json_object_get(prompt->root, "inputs");
+    prompt->tokens = json_object_get(prompt->root, "tokens");
+    prompt->request = json_object_get(prompt->root, "request");
+    size_t count = json_array_size(prompt->inputs);
+    for (size_t i = 0; i < count; i++)
+        if (!json_is_string(json_array_get(prompt->inputs, i)))
+            return err_set(ERR_INVALID, "prompt message: input %zu is no text", i);
+    bool one = prompt->task == TASK_TEXT || prompt->task == TASK_TOKENIZE;
+    if (count > PROMPT_MAX_INPUTS || (one && count != 1) ||
+        (prompt->task == TASK_EMBED && count == 0) ||
+        (prompt->task == TASK_DETOKENIZE && !json_is_array(prompt->tokens)))
+        return err_set(ERR_INVALID, "prompt message: its inputs do not fit its task");
     return ERR_OK;
 }
 
@@ -204,7 +279,9 @@ enum err prompt_decode(struct prompt *out, const char *data, size_t len)
         err = err_set(ERR_INVALID, "prompt message: id, gateway or model is wrong");
         goto out;
     }
-    err = read_params(&prompt.params, json_object_get(prompt.root, "params"));
+    err = read_task(&prompt);
+    if (err == ERR_OK)
+        err = read_params(&prompt.params, json_object_get(prompt.root, "params"));
     if (err == ERR_OK)
         err = read_messages(&prompt, json_object_get(prompt.root, "messages"));
 out:

@@ -18,7 +18,24 @@
 #define PROMPT_MAX_MESSAGES 1024
 #define PROMPT_MAX_STOP     16  /* stop strings */
 #define PROMPT_MAX_STOP_LEN 256 /* bytes of one */
-#define PROMPT_MAX_PROMPTER 64  /* bytes of the "user" field */
+#define PROMPT_MAX_USER     64  /* bytes of the "user" field */
+#define PROMPT_MAX_PROMPTER 128 /* bytes: name of the key, '/', "user" field */
+#define PROMPT_MAX_BIAS     1024 /* tokens whose scores are shifted */
+#define PROMPT_MAX_GRAMMAR  ((size_t)64 << 10) /* bytes of a grammar */
+#define PROMPT_MAX_INPUTS   256 /* texts of one embedding request */
+#define PROMPT_MAX_TOPS     20  /* alternatives told beside each token */
+#define OWNER_LEN           16  /* hex digits of a key's id */
+
+/* What is to be done with it. */
+enum prompt_task {
+    TASK_CHAT,       /* messages → reply, by the model's chat template */
+    TASK_TEXT,       /* inputs[0] as it is → its continuation */
+    TASK_EMBED,      /* inputs → result {"embeddings":[base64 of little-endian floats, …]} */
+    TASK_TOKENIZE,   /* inputs[0] → result {"tokens":[id, …],"pieces":[text, …]} */
+    TASK_DETOKENIZE, /* tokens → result {"content":text} */
+    TASK_TEMPLATE,   /* messages → result {"prompt":text} */
+};
+const char *prompt_task_name(enum prompt_task task); /* "chat", "text", "embed" … */
 
 struct prompt_message {
     const char *role, *content;
@@ -31,6 +48,11 @@ struct prompt_params { /* as engine_params: -1, NAN: not given */
     int64_t seed;
     const char *stop[PROMPT_MAX_STOP];
     size_t stop_count;
+    double frequency_penalty, presence_penalty; /* OpenAI's: NAN: not given */
+    double repeat_penalty;                      /* llama.cpp's; NAN: not given, 1: off */
+    int logprobs;             /* alternatives told beside each token's own; -1: none of it */
+    const json_t *logit_bias; /* {"token id": shift, …}, NULL: none; borrowed */
+    const char *grammar;      /* GBNF that the reply obeys; NULL: none */
     int truncate; /* 1: a prompt that is too long is cut from the left; 0: it is refused */
     struct prompt_search search;
 };
@@ -46,6 +68,12 @@ struct prompt {          /* texts are borrowed from `root` when decoded, from th
     const char *traceparent; /* W3C Trace Context; NULL or "": from an older gateway */
     const char *tracestate;
     bool detached;                   /* goes on without its owner */
+    enum prompt_task task;
+    const char *lane;                /* of the queue; NULL: LANE_MAIN */
+    const char *owner;               /* id of the key it was asked with; NULL or "": none */
+    const json_t *inputs;            /* array of texts, see enum prompt_task; else NULL */
+    const json_t *tokens;            /* TASK_DETOKENIZE: array of ids; else NULL */
+    const json_t *request; /* what src/api/ wants to find in the record again; opaque; NULL: none */
     struct prompt_message *messages; /* owned when decoded */
     size_t message_count;
     struct prompt_params params;

@@ -70,6 +70,17 @@ enum err reply_encode(const struct reply *reply, struct buf *buf)
     json_out_number(&out, "prompt_ms", reply->prompt_ms);
     json_out_number(&out, "decode_ms", reply->decode_ms);
     json_out_flag(&out, "detached", reply->detached);
+    if (reply->owner != NULL && reply->owner[0] != '\0')
+        json_out_text(&out, "owner", reply->owner);
+    if (reply->text != NULL) {
+        json_out_json(&out, "logprobs", reply->logprobs);
+        json_out_json(&out, "result", reply->result);
+        json_out_json(&out, "request", reply->request);
+        json_out_json(&out, "messages", reply->messages);
+        json_out_json(&out, "cuts", reply->cuts);
+    }
+    if (reply->deleted)
+        json_out_flag(&out, "deleted", true);
     json_out_text(&out, "trace_id", text_of(reply->trace_id));
     json_out_text(&out, "answer_to", text_of(reply->answer_to));
     json_out_object_end(&out);
@@ -114,6 +125,13 @@ static bool read_reply(struct reply *reply, const json_t *root)
     reply->prompt_ms = json_number(root, "prompt_ms", 0);
     reply->decode_ms = json_number(root, "decode_ms", 0);
     reply->detached = json_flag(root, "detached", false);
+    reply->owner = json_text(root, "owner", "");
+    reply->logprobs = json_object_get(root, "logprobs");
+    reply->result = json_object_get(root, "result");
+    reply->request = json_object_get(root, "request");
+    reply->messages = json_object_get(root, "messages");
+    reply->cuts = json_object_get(root, "cuts");
+    reply->deleted = json_flag(root, "deleted", false);
     reply->trace_id = json_text(root, "trace_id", "");
     if (!id_is_valid(reply->trace_id, ID_LEN))
         reply->trace_id = ""; /* from an older process, or nonsense */

@@ -18,7 +18,9 @@
 MUST_USE enum err subject_encode(char *out, size_t cap, const char *name);
 MUST_USE enum err subject_decode(char *out, size_t cap, const char *token);
 
-#define LANE_MAIN "main" /* the lanes of the prompt queue, in the order workers look */
+/* The lanes of the prompt queue, in the order workers look. */
+#define LANE_MAIN  "main"
+#define LANE_BATCH "batch" /* what nobody waits for */
 
 /* prompt.<model>.<lane>.<id> */
 void subject_prompt(char out[SUBJECT_MAX], const char *model, const char *lane, const char *id);

@@ -172,8 +172,14 @@ void job_event(struct infer *infer, uint64_t run, const struct engine_event *eve
     }
     infer->presence.reply_tokens_total += event->token_count; /* as they are made: people watch */
     if (event->text != NULL) {
-        const struct piece piece = {event->text, event->text_len, event->tokens,
-                                    event->token_count};
+        const struct piece piece = {
+            .text = event->text,
+            .text_len = event->text_len,
+            .tokens = event->tokens,
+            .token_count = event->token_count,
+            .logprobs = event->logprobs,
+            .logprobs_len = event->logprobs_len,
+        };
         if (kept_add(&job->kept, &piece) != ERR_OK) {
             job_fail(job, ERR_LIMIT, "reply_too_long", 500, "the reply grew beyond its bound");
             job_stop_model(job);
