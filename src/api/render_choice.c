@@ -4,7 +4,6 @@
 #include <string.h>
 
 #include "api/write.h"
-#include "wire/utf8.h"
 
 static bool is_chat(const struct render *render)
 {
@@ -37,23 +36,45 @@ static size_t characters_of(const char *text)
     return count;
 }
 
-/* {token: logprob, …}: the alternatives, and the token itself where it is none of them. */
+/* "token":logprob; tokens are any text, so no key that json_out_number takes. */
+static void write_pair(struct json_out *out, const json_t *entry)
+{
+    const char *token = json_text(entry, "token", "");
+
+    if (out->err == ERR_OK && out->comma)
+        out->err = buf_append(out->buf, ",", 1);
+    if (out->err == ERR_OK)
+        out->err = json_append_string(out->buf, token, strlen(token));
+    if (out->err == ERR_OK)
+        out->err = buf_append(out->buf, ":", 1);
+    out->comma = false;
+    json_out_number(out, NULL, json_number(entry, "logprob", 0));
+}
+
+/* Is there an entry of this token before the one at `end`? */
+static bool is_among(const json_t *entries, size_t end, const char *token)
+{
+    for (size_t i = 0; i < end; i++)
+        if (strcmp(json_text(json_array_get(entries, i), "token", ""), token) == 0)
+            return true;
+    return false;
+}
+
+/* {token: logprob, …}: the alternatives, and the token itself where it is none of them.  Tokens
+ * that are parts of characters look alike: the likeliest stands for all. */
 static void write_tops(struct json_out *out, const json_t *entry)
 {
     const json_t *tops = json_object_get(entry, "top_logprobs");
-    json_t *object = json_object();
 
+    json_out_object(out, NULL);
     for (size_t i = 0; i < json_array_size(tops); i++) {
         const json_t *top = json_array_get(tops, i);
-        if (json_object_get(object, json_text(top, "token", "")) == NULL)
-            (void)!json_object_set_new(object, json_text(top, "token", ""),
-                                       json_real(json_number(top, "logprob", 0)));
+        if (!is_among(tops, i, json_text(top, "token", "")))
+            write_pair(out, top);
     }
-    if (json_object_get(object, json_text(entry, "token", "")) == NULL)
-        (void)!json_object_set_new(object, json_text(entry, "token", ""),
-                                   json_real(json_number(entry, "logprob", 0)));
-    json_out_json(out, NULL, object);
-    json_decref(object);
+    if (!is_among(tops, json_array_size(tops), json_text(entry, "token", "")))
+        write_pair(out, entry);
+    json_out_object_end(out);
 }
 
 static bool have_tops(const json_t *entries)
@@ -95,15 +116,42 @@ static void write_parallel(struct json_out *out, struct render *render, const js
     json_out_object_end(out);
 }
 
+/* OpenAI's newer form: one object for each token.  Written field by field, because a JSON tree's
+ * numbers come out with more digits than they have. */
+static void write_entry(struct json_out *out, const json_t *entry, bool tops)
+{
+    const json_t *others = json_object_get(entry, "top_logprobs");
+
+    json_out_object(out, NULL);
+    json_out_text(out, "token", json_text(entry, "token", ""));
+    json_out_number(out, "logprob", json_number(entry, "logprob", 0));
+    json_out_json(out, "bytes", json_object_get(entry, "bytes"));
+    if (tops) {
+        json_out_array(out, "top_logprobs");
+        for (size_t i = 0; i < json_array_size(others); i++)
+            write_entry(out, json_array_get(others, i), false);
+        json_out_array_end(out);
+    }
+    json_out_object_end(out);
+}
+
+static void write_entries(struct json_out *out, const json_t *entries)
+{
+    json_out_object(out, "logprobs");
+    json_out_array(out, "content");
+    for (size_t i = 0; i < json_array_size(entries); i++)
+        write_entry(out, json_array_get(entries, i), true);
+    json_out_array_end(out);
+    json_out_null(out, "refusal");
+    json_out_object_end(out);
+}
+
 void write_logprobs(struct json_out *out, struct render *render, const json_t *entries)
 {
     if (!render->logprobs || entries == NULL) {
         json_out_null(out, "logprobs");
     } else if (is_chat(render)) {
-        json_out_object(out, "logprobs");
-        json_out_json(out, "content", entries);
-        json_out_null(out, "refusal");
-        json_out_object_end(out);
+        write_entries(out, entries);
     } else {
         write_parallel(out, render, entries);
     }

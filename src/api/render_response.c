@@ -25,7 +25,10 @@ static const char *status_of(const struct reply *record, bool running)
         return running ? "in_progress" : "queued";
     switch (record->status) {
     case REPLY_COMPLETED:
-        return strcmp(record->finish_reason, "length") == 0 ? "incomplete" : "completed";
+        return text_given(record->finish_reason) != NULL &&
+                       strcmp(record->finish_reason, "length") == 0
+                   ? "incomplete"
+                   : "completed";
     case REPLY_CANCELLED:
         return "cancelled";
     default:
@@ -125,6 +128,8 @@ static void write_asked(struct json_out *out, const struct render *render)
         const json_t *value = json_object_get(render->request, names[i]);
         if (value == NULL)
             json_out_null(out, names[i]);
+        else if (json_is_real(value))
+            json_out_number(out, names[i], json_real_value(value));
         else
             json_out_json(out, names[i], value);
     }
