@@ -240,6 +240,7 @@ static void on_loaded(void *arg, const struct engine_info *info)
     infer->slots = info->slots;
     infer->presence.slots = info->slots;
     infer->presence.context = info->context;
+    snprintf(infer->presence.arch, sizeof infer->presence.arch, "%s", info->arch);
     infer->ready = !infer->leaving;
     log_info("model.loaded name=\"%s\" arch=%s slots=%u context=%u model_bytes=%llu kv_bytes=%llu "
              "compute_bytes=%llu",

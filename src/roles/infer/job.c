@@ -19,6 +19,7 @@ static void job_release(struct job *job)
     kept_done(&job->kept);
     prompt_done(&job->prompt);
     json_decref(job->choices);
+    json_decref(job->result);
     free(job->raw);
     free(job);
 }
@@ -84,7 +85,7 @@ static struct job *job_new(struct infer *infer, const struct prompt_delivery *de
     snprintf(job->id, sizeof job->id, "%s", job->prompt.id);
     trace_id_of(job->trace_id, job->prompt.traceparent);
     snprintf(job->ack, sizeof job->ack, "%s", delivery->ack);
-    kept_init(&job->kept, REPLY_BYTES_MAX / 2);
+    kept_init(&job->kept, REPLY_BYTES_MAX / 2, REPLY_BYTES_MAX);
     return job;
 }
 

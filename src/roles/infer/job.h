@@ -70,6 +70,7 @@ struct job {
     unsigned prompt_tokens, reply_tokens, cached_tokens, truncated_tokens;
     struct engine_timings timings;
     json_t *choices; /* of a reply of several texts; else NULL */
+    json_t *result;  /* of a task that makes no text; else NULL */
     /* pieces */
     struct kept kept;
     size_t stored; /* acknowledged by the broker */
@@ -111,6 +112,8 @@ void job_stop_model(struct job *job);
 void job_flush(struct job *job);
 /* The broker has no room for it now: tries again for a while, then ends it. */
 void job_no_room(struct job *job);
+/* A reply, or its logprobs, outgrew what a record holds: ends it with an error. */
+void job_too_long(struct job *job);
 /* Ends the reply with an error instead of a whole text. */
 void job_fail(struct job *job, enum err err, const char *code, int status, const char *text);
 
