@@ -1,14 +1,10 @@
 #include "roles/infer/ask.h"
 
 #include <endian.h>
-#include <errno.h>
-#include <limits.h>
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/base64.h"
-#include "engine/params.h"
 #include "wire/utf8.h"
 
 /* ---- asking ---- */
@@ -67,48 +63,6 @@ static enum err set_tokens(struct ask *ask, const json_t *tokens)
     return ERR_OK;
 }
 
-/* {"token id": shift, …} */
-static enum err set_bias(struct ask *ask, const json_t *object)
-{
-    size_t count = json_object_size(object);
-    if (count == 0)
-        return ERR_OK;
-    ask->bias = calloc(count, sizeof *ask->bias);
-    if (ask->bias == NULL)
-        return err_set(ERR_NOMEM, "out of memory");
-    json_t *walked = (json_t *)(uintptr_t)object; /* jansson's walk is not const */
-    const char *key;
-    json_t *shift;
-    size_t i = 0;
-    json_object_foreach(walked, key, shift)
-    {
-        char *end;
-        errno = 0;
-        long token = strtol(key, &end, 10);
-        if (errno != 0 || end == key || *end != '\0' || token < 0 || token > INT32_MAX ||
-            !json_is_number(shift))
-            return err_set(ERR_INVALID, "logit_bias: \"%.32s\" is no token with a number", key);
-        ask->bias[i++] = (struct engine_bias){(int32_t)token, (float)json_number_value(shift)};
-    }
-    ask->request.params.bias = ask->bias;
-    ask->request.params.bias_count = count;
-    return ERR_OK;
-}
-
-static enum err set_params(struct ask *ask, const struct prompt *prompt)
-{
-    struct engine_params *params = &ask->request.params;
-    const struct prompt_params *from = &prompt->params;
-    engine_params_of(params, &ask->search, from);
-    params->seed = seed_of(prompt);
-    params->frequency_penalty = (float)from->frequency_penalty;
-    params->presence_penalty = (float)from->presence_penalty;
-    params->repeat_penalty = (float)from->repeat_penalty;
-    params->logprobs = from->logprobs;
-    params->grammar = from->grammar;
-    return set_bias(ask, from->logit_bias);
-}
-
 static enum engine_task engine_task_of(enum prompt_task task)
 {
     switch (task) {
@@ -129,11 +83,15 @@ static enum engine_task engine_task_of(enum prompt_task task)
 
 enum err ask_init(struct ask *ask, const struct prompt *prompt)
 {
-    *ask = (struct ask){.request = {.task = engine_task_of(prompt->task),
-                                    .truncate_left = prompt->params.truncate == 1}};
-    enum err err = set_params(ask, prompt);
+    ask->request = (struct engine_request){.task = engine_task_of(prompt->task),
+                                           .truncate_left = prompt->params.truncate == 1};
+    ask->messages = NULL;
+    ask->inputs = NULL;
+    ask->tokens = NULL;
+    enum err err = engine_params_of(&ask->request.params, &ask->params, &prompt->params);
     if (err != ERR_OK)
         return err;
+    ask->request.params.seed = seed_of(prompt);
     switch (prompt->task) {
     case TASK_CHAT:
     case TASK_TEMPLATE:
@@ -154,7 +112,6 @@ void ask_done(struct ask *ask)
 {
     free(ask->messages);
     free(ask->inputs);
-    free(ask->bias);
     free(ask->tokens);
 }
 

@@ -8,16 +8,15 @@
 
 #include <jansson.h>
 
-#include "engine/engine.h"
+#include "engine/params.h"
 #include "wire/prompt.h"
 
 struct ask {
     struct engine_request request; /* user and what is resumed are the caller's to set */
     /* what the request borrows, besides the prompt */
-    struct engine_search search;
+    struct engine_params_room params;
     struct engine_message *messages;
     const char **inputs;
-    struct engine_bias *bias;
     int32_t *tokens; /* of TASK_DETOKENIZE */
 };
 
