@@ -49,7 +49,7 @@ struct settings {
     const char *watch_host;
     int scrape_interval_s;
     int max_queue;
-    int max_wait_s, max_reply_s, keep_hours, drain_timeout_s;
+    int max_wait_s, max_reply_s, keep_hours, keep_files_hours, drain_timeout_s;
     /* roles */
     const char *join;    /* file with the broker's address, credentials and the model's name */
     const char *name;    /* this role's id */

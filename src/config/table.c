@@ -101,6 +101,8 @@ const struct option_row option_rows[] = {
      "longest time that one reply may take"},
     {"keep", OPTION_INT, AT(keep_hours), "up " ROLES, "HOURS", "24", 1, 8760,
      "how long the records of replies are kept"},
+    {"keep-files", OPTION_INT, AT(keep_files_hours), "up", "HOURS", "720", 1, 8760,
+     "how long files and batches are kept"},
     {"drain-timeout", OPTION_INT, AT(drain_timeout_s), "up node " ROLES, "SECONDS", "600", 0,
      SECONDS_MAX, "on leaving, wait so long for accepted prompts"},
     {"body-limit", OPTION_INT, AT(body_limit_kib), "up gateway", "KIB", "1024", 1, 65536,

@@ -162,7 +162,7 @@ static enum err start(struct model_thread *thread, const struct command *command
     for (size_t i = 0; i < prompt->message_count; i++)
         messages[i] =
             (struct engine_message){prompt->messages[i].role, prompt->messages[i].content};
-    struct engine_search search;
+    struct engine_params_room room;
     struct engine_request request = {
         .messages = messages,
         .message_count = prompt->message_count,
@@ -173,9 +173,10 @@ static enum err start(struct model_thread *thread, const struct command *command
         .user = (void *)(uintptr_t)command->job,
         .truncate_left = prompt->params.truncate == 1,
     };
-    engine_params_of(&request.params, &search, &prompt->params);
+    enum err err = engine_params_of(&request.params, &room, &prompt->params);
     request.params.seed = seed_of(prompt);
-    enum err err = engine_start(thread->engine, &request);
+    if (err == ERR_OK)
+        err = engine_start(thread->engine, &request);
     free(messages);
     return err;
 }
