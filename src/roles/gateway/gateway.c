@@ -13,6 +13,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/loop.h"
+#include "roles/gateway/session.h"
 #include "roles/roles.h"
 #include "wire/subject.h"
 
@@ -23,7 +24,7 @@ static void leave_when_done(struct gateway *gateway)
 {
     bool blind = gateway->away_since_ns != 0 &&
                  clock_mono_ns() - gateway->away_since_ns > LEAVE_BLIND_MS * NS_PER_MS;
-    bool idle = gateway->sessions == NULL && http_server_exchanges(gateway->http) == 0 &&
+    bool idle = sessions_may_leave(gateway) && http_server_exchanges(gateway->http) == 0 &&
                 endings_count(gateway->endings) == 0;
     if (gateway->draining && (idle || blind))
         loop_stop(gateway->loop);
