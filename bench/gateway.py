@@ -17,6 +17,7 @@ USERS = 16
 PIECES, DELAY_MS = 10, 20  # of the replies whose latency is taken
 SECONDS, WARM_S = 3, 0.7
 STEP_MS = 20               # of the fake model whose readers leave
+LONG = 3000                # tokens of the replies that they leave: none ends by itself
 RESUMED, RESUME_FROM = 300, 100
 AHEAD_MS = 2               # between the pieces of a reply that is resumed
 
@@ -223,7 +224,7 @@ def leave_rounds(up, rounds, content):
     one slot has claimed the prompt that waited behind."""
     def begin():
         return Reader(up.port, "POST", "/v1/chat/completions", {
-            "model": "default", "stream": True, "max_tokens": 100000,
+            "model": "default", "stream": True, "min_tokens": LONG, "max_tokens": LONG,
             "messages": [{"role": "user", "content": content}]})
 
     seen, free = [], []
@@ -279,7 +280,7 @@ def real_step_ms(up):
 
 
 def measure_leave(report, args):
-    with service(model=f"fake:tokens=100000,delay_ms={STEP_MS}", workers=1, slots=1) as up:
+    with service(model=f"fake:tokens={LONG},delay_ms={STEP_MS}", workers=1, slots=1) as up:
         report_leave(report, "fake model", STEP_MS, *leave_rounds(up, args.rounds, "gone"))
     if not MODEL.exists():
         say(f"no {MODEL.name}: readers that leave the real model are left out")
