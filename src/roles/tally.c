@@ -80,6 +80,7 @@ enum err tally_hear(struct tally *tally, const struct presence *presence, int64_
             if (strcmp(tally->workers[i].presence.name, presence->name) == 0)
                 tally->workers[i].gone = true;
         worker = &tally->workers[tally->count++];
+        *worker = (struct tally_worker){.presence = *presence};
     }
     if (presence->leaving && (presence->prompts_total < worker->presence.prompts_total ||
                               presence->reply_tokens_total < worker->presence.reply_tokens_total)) {

@@ -5,6 +5,7 @@
 #include <stdint.h>
 
 #include <cmocka.h>
+#include <malloc.h>
 #include <stdio.h>
 
 #include "base/clock.h"
@@ -93,6 +94,33 @@ static void test_silence(void **state)
     tally_done(&tally);
 }
 
+/* A supervisor may say goodbye for a worker of which we heard nothing else: we began after it died.
+ */
+static void test_goodbye_of_a_stranger(void **state)
+{
+    struct tally tally;
+    struct presence presence;
+    char boot[17];
+
+    mallopt(M_PERTURB, 0x5a); /* memory that was used before */
+    tally_init(&tally);
+    for (int i = 0; i < 20; i++) {
+        snprintf(boot, sizeof boot, "%d", i);
+        presence = (struct presence){.role = "infer", .leaving = true};
+        snprintf(presence.name, sizeof presence.name, "a");
+        snprintf(presence.boot, sizeof presence.boot, "%s", boot);
+        hear(&tally, &presence, 1);
+    }
+    assert_int_equal(served(&tally), 0);
+    assert_int_equal(alive(&tally), 0);
+    presence = worker("a", "20", 4);
+    hear(&tally, &presence, 2);
+    assert_int_equal(served(&tally), 4);
+    assert_int_equal(alive(&tally), 1);
+    tally_done(&tally);
+    mallopt(M_PERTURB, 0);
+}
+
 static void test_many(void **state)
 {
     struct tally tally;
@@ -124,6 +152,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_sums),
         cmocka_unit_test(test_silence),
+        cmocka_unit_test(test_goodbye_of_a_stranger),
         cmocka_unit_test(test_many),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
