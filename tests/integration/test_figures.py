@@ -189,6 +189,28 @@ def test_requests(fake, metrics):
     assert seconds["stop"] >= 0.5
 
 
+def test_broker_is_away(start):
+    """What the gateway knows from the broker alone is not shown on as if it were still so."""
+    heard = {"wyvern_workers_ready", "wyvern_slots_ready", "wyvern_storage_used_ratio",
+             "wyvern_queue_waiting", "wyvern_queue_in_flight", "wyvern_queue_limit"}
+
+    def shown():
+        found = samples(service.url + "/metrics")
+        return found[("wyvern_broker_reachable",)], heard & {key[0] for key in found}
+
+    service = start()
+    wait_for(lambda: shown() == (1, heard), "all that is heard from the broker")
+    os.kill(service.process.pid, signal.SIGSTOP)  # so that nobody starts the broker again
+    try:
+        os.kill(service.status()["broker"]["pid"], signal.SIGKILL)
+        wait_for(lambda: shown()[0] == 0, "a gateway without a broker")
+        assert shown() == (0, set())
+    finally:
+        os.kill(service.process.pid, signal.SIGCONT)
+    wait_for(lambda: shown() == (1, heard), "the broker back")
+    assert service.ask("hello")["choices"]
+
+
 def test_labels_are_not_the_users(fake, metrics):
     """Nothing that a client writes becomes a label."""
     mark = "zzyzx"
