@@ -14,7 +14,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from harness import ROOT, Stream, free_ports, many, wait_for
+from harness import ROOT, Stream, free_ports, many, process_start, wait_for
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 SPAN = "00f067aa0ba902b7"
@@ -139,6 +139,33 @@ def test_restarts_and_redeliveries(start):
     # It is back, counting from its own start; the other goes on.
     wait_for(lambda: sum(k[0] == "wyvern_worker_busy_seconds_total"
                          for k in samples(metrics.node)) == 2, "both workers")
+
+
+def test_telemetry_is_started_again(start):
+    """What was served before is not told as if it had happened since."""
+    service = start(workers=1)
+    url, = service.metrics_urls()
+
+    def counted():
+        try:
+            return samples(url)[("request_latency_seconds_count",)]
+        except httpx.TransportError:
+            return None  # it is not back yet
+
+    assert all(r.status_code == 200 for r in many(service, ["a tokens=2"] * 5))
+    wait_for(lambda: counted() == 5, "five requests")
+    worker, = service.workers()
+    tick = os.sysconf("SC_CLK_TCK")
+    wait_for(lambda: time.clock_gettime(time.CLOCK_BOOTTIME) - process_start(worker["pid"]) / tick > 6,
+             "a worker that is older than what starts now", 10)
+    pid, = [p for p in service.family if b"telemetry-" in open(f"/proc/{p}/cmdline", "rb").read()]
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: counted() == 0, "the telemetry worker back")
+    wait_for(lambda: ("wyvern_worker_prompts_total", worker["id"]) in samples(url), "the worker heard")
+    assert samples(url)[("wyvern_worker_prompts_total", worker["id"])] == 5
+    assert counted() == 0
+    service.ask("b tokens=2")
+    wait_for(lambda: counted() == 1, "the sixth request")
 
 
 def test_dead_letters(start):
