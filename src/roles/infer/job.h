@@ -2,7 +2,8 @@
  * job.h - private to the inference worker: one prompt in its hands, from its delivery to its end.
  *
  * job.c makes, frees and watches jobs; claim.c finds out who holds a prompt and claims it; run.c
- * has the model work on it and stores the pieces; end.c brings it to its end.  Loop's thread only.
+ * has the model work on it and stores the pieces; end.c brings it to its end; refuse.c ends what
+ * can't be read.  Loop's thread only.
  *
  * The states, and what leads on:
  *
@@ -89,6 +90,10 @@ void job_drop(struct job *job);
 bool job_back(struct job *job);
 /* Something could not be said to the broker: jobs_tick looks again. */
 void job_broken(struct job *job);
+
+/* refuse.c */
+/* Ends a prompt that this worker does not understand (err_text says why). */
+void job_refuse(struct infer *infer, const struct prompt_delivery *delivery, enum err err);
 
 /* claim.c */
 /* Looks who holds the prompt now and goes on from there. */
