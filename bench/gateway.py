@@ -2,6 +2,7 @@
 readers that leave, replies resumed elsewhere.  docs/BENCHMARKS.md says how each is defined."""
 
 import json
+import os
 import pathlib
 import re
 import socket
@@ -83,6 +84,11 @@ def message_lengths(up, content):
     return [found[kind] for kind in ("prompt", "tok.c", "tok.p", "ending")]
 
 
+def run_chain(args, up, lengths, users, pieces, delay_ms):
+    return run_json(args.build / "bench" / "chain_bench", up.state_dir / "service.ini", users,
+                    WARM_S, SECONDS, pieces, delay_ms, *lengths)
+
+
 def measure_latency(report, args):
     content = f"u% tokens={PIECES} delay_ms={DELAY_MS}"
     ours, chain = [], []
@@ -92,9 +98,7 @@ def measure_latency(report, args):
         lengths = message_lengths(up, content)
         for number in range(args.runs):
             say(f"latency, run {number + 1} of {args.runs}")
-            chain.append(run_json(args.build / "bench" / "chain_bench",
-                                  up.state_dir / "service.ini", USERS, WARM_S, SECONDS, PIECES,
-                                  DELAY_MS, *lengths))
+            chain.append(run_chain(args, up, lengths, USERS, PIECES, DELAY_MS))
             ours.append(ask(args, up, content, USERS, "-s", "-e", PIECES * DELAY_MS, "-f",
                             DELAY_MS))
 
@@ -117,14 +121,23 @@ def measure_latency(report, args):
 # ---- completions a second ----
 
 def measure_completions(report, args):
+    runs, hops = [], []
     with service(model="fake:tokens=1,delay_ms=0", workers=1, slots=32) as up:
-        runs = [ask(args, up, "u%", 32) for _ in range(args.runs)]
+        with up.broker() as broker:
+            chain_streams(broker)
+        lengths = message_lengths(up, "u%")
+        for _ in range(args.runs):
+            hops.append(run_chain(args, up, lengths, 32, 1, 0)["samples"] / SECONDS)
+            runs.append(ask(args, up, "u%", 32))
     each = [run["replies"] / run["cpu_s"] for run in runs]
     rate = statistics.median(run["per_second"] for run in runs)
     report.add("small completions a second and core of gateway", statistics.median(each), "/s",
-               2000, f"replies ÷ the gateway's CPU, 32 users, fake model without delay; through the "
-               f"broker {rate:.0f} a second in all, with client, broker, worker and response workers "
-               f"on the same CPUs; median of {args.runs} runs", least=True, samples=each)
+               2000, "replies ÷ the gateway's CPU, 32 users, fake model without delay; median of "
+               f"{args.runs} runs", least=True, samples=each)
+    report.add("… of the whole service", rate, "/s", None,
+               f"on {len(os.sched_getaffinity(0))} CPUs with the client, the broker and its synced "
+               f"writes; its messages with nothing behind them, in turns: "
+               f"{statistics.median(hops):.0f}", samples=[run["per_second"] for run in runs])
     runs = [run_json(args.build / "bench" / "http_bench", 16, SECONDS)
             for _ in range(args.runs)]
     each = [run["posts_per_cpu_second"] for run in runs]
