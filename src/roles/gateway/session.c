@@ -702,6 +702,7 @@ static void describe_render(struct session *session, enum api_kind kind, const c
     render->model = session->gateway->join.model;
     render->created = session->created;
     render->index = index;
+    render->n = session->asked->request.n;
     render->request = session->out.request;
 }
 
