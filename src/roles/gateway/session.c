@@ -702,7 +702,6 @@ static void describe_render(struct session *session, enum api_kind kind, const c
     render->model = session->gateway->join.model;
     render->created = session->created;
     render->index = index;
-    render->n = session->asked->request.n;
     render->request = session->out.request;
 }
 
@@ -727,6 +726,7 @@ enum err session_begin(struct gateway *gateway, struct asked *asked, struct outl
     describe_prompt(session, index, text);
     session->out.request = json_incref(request->kept);
     describe_render(session, request->kind, outlet_request_id(outlet), index);
+    session->out.render.n = request->n;
     session->out.render.n = request->n;
     session->out.render.logprobs = request->prompt.params.logprobs >= 0;
     if (request->echo && text != NULL) {

@@ -130,6 +130,150 @@ static void test_chunks(void **state)
     buf_done(&buf);
 }
 
+#define ENTRY(token, tops)                                                                         \
+    "{\"token\":\"" token "\",\"logprob\":-0.1,\"bytes\":[97],\"top_logprobs\":[" tops "]}"
+#define TOP "{\"token\":\"b\",\"logprob\":-0.2,\"bytes\":[98]}"
+
+static json_t *part_of(const struct buf *buf, const char *key)
+{
+    json_t *value = json_loads(buf->data, 0, NULL), *part;
+    assert_non_null(value);
+    part = json_object_get(json_array_get(json_object_get(value, "choices"), 0), key);
+    json_incref(part);
+    json_decref(value);
+    return part;
+}
+
+static void expect_part(const struct buf *buf, const char *key, const char *json)
+{
+    json_t *part = part_of(buf, key), *wanted = json_loads(json, JSON_DECODE_ANY, NULL);
+    assert_non_null(wanted);
+    if (!json_equal(part, wanted))
+        fail_msg("%s of %s", key, buf->data);
+    json_decref(part);
+    json_decref(wanted);
+}
+
+static void test_logprobs(void **state)
+{
+    static const char entries[] = "[" ENTRY("\xc3\xa9", TOP "," TOP) "," ENTRY("b", TOP) "]";
+    struct reply reply = sample();
+    const struct reply *record = &reply;
+    struct piece piece = {.text = "\xc3\xa9"
+                                  "b",
+                          .text_len = 3,
+                          .logprobs = entries,
+                          .logprobs_len = sizeof entries - 1};
+    json_t *root = json_loads(entries, 0, NULL);
+    struct render render = chat();
+    struct buf buf;
+
+    reply.logprobs = root;
+    buf_init(&buf, 8192);
+    render.logprobs = true;
+    assert_int_equal(render_piece(&render, 0, &piece, on_event, &buf), ERR_OK);
+    expect_part(
+        &buf, "logprobs",
+        "{\"content\":[" ENTRY("\xc3\xa9", TOP "," TOP) "," ENTRY("b", TOP) "],"
+                                                                            "\"refusal\":null}");
+    buf_clear(&buf);
+    assert_int_equal(render_whole(&render, &record, 1, NULL, &buf), ERR_OK);
+    assert_non_null(strstr(buf.data, "\"logprob\":-0.1,\"bytes\":[97]"));
+    /* the older form: offsets go on from piece to piece, in characters */
+    render.kind = API_COMPLETION;
+    for (int i = 0; i < 2; i++) {
+        buf_clear(&buf);
+        assert_int_equal(render_piece(&render, 0, &piece, on_event, &buf), ERR_OK);
+        expect_part(&buf, "logprobs",
+                    i == 0 ? "{\"tokens\":[\"\xc3\xa9\",\"b\"],\"token_logprobs\":[-0.1,-0.1],"
+                             "\"top_logprobs\":[{\"b\":-0.2,\"\xc3\xa9\":-0.1},{\"b\":-0.2}],"
+                             "\"text_offset\":[0,1]}"
+                           : "{\"tokens\":[\"\xc3\xa9\",\"b\"],\"token_logprobs\":[-0.1,-0.1],"
+                             "\"top_logprobs\":[{\"b\":-0.2,\"\xc3\xa9\":-0.1},{\"b\":-0.2}],"
+                             "\"text_offset\":[2,3]}");
+    }
+    buf_clear(&buf); /* not asked for: not said */
+    render.logprobs = false;
+    assert_int_equal(render_piece(&render, 0, &piece, on_event, &buf), ERR_OK);
+    expect_part(&buf, "logprobs", "null");
+    buf_done(&buf);
+    json_decref(root);
+}
+
+/* Two texts of each of two prompts: the prompts count once each. */
+static void test_several(void **state)
+{
+    struct reply replies[4];
+    const struct reply *records[4];
+    struct render renders[4];
+    struct api_request request = {.n = 2};
+    struct buf buf;
+
+    for (unsigned i = 0; i < 4; i++) {
+        replies[i] = sample();
+        replies[i].prompt_tokens = i < 2 ? 10 : 100;
+        records[i] = &replies[i];
+        renders[i] = chat();
+        renders[i].kind = API_COMPLETION;
+        renders[i].n = 2;
+        renders[i].index = i;
+        renders[i].echo = i < 2 ? "one" : "two";
+    }
+    buf_init(&buf, 8192);
+    assert_int_equal(render_whole(renders, records, 4, &request, &buf), ERR_OK);
+    json_t *value = json_loads(buf.data, 0, NULL);
+    const json_t *choices = json_object_get(value, "choices");
+    assert_int_equal(json_array_size(choices), 4);
+    for (size_t i = 0; i < 4; i++) {
+        assert_int_equal(json_int(json_array_get(choices, i), "index", -1), i);
+        assert_string_equal(json_text(json_array_get(choices, i), "text", ""),
+                            i < 2 ? "onea \"b\"\n" : "twoa \"b\"\n");
+    }
+    assert_int_equal(json_int(json_object_get(value, "usage"), "prompt_tokens", 0), 110);
+    assert_int_equal(json_int(json_object_get(value, "usage"), "completion_tokens", 0), 28);
+    assert_int_equal(
+        json_array_size(json_object_get(json_object_get(value, "wyvern"), "prompt_ids")), 4);
+    json_decref(value);
+    buf_clear(&buf);
+    assert_int_equal(render_usage(renders, records, 4, on_event, &buf), ERR_OK);
+    assert_non_null(strstr(buf.data, "\"prompt_tokens\":110,"));
+    /* what is echoed comes once, before the first text */
+    buf_clear(&buf);
+    assert_int_equal(
+        render_piece(&renders[2], 0, &(struct piece){.text = "x", .text_len = 1}, on_event, &buf),
+        ERR_OK);
+    assert_non_null(strstr(buf.data, "\"index\":2,\"text\":\"two\""));
+    assert_non_null(strstr(buf.data, "\"index\":2,\"text\":\"x\""));
+    buf_clear(&buf);
+    assert_int_equal(render_close(&renders[2], records[2], on_event, &buf), ERR_OK);
+    assert_null(strstr(buf.data, "two"));
+    buf_done(&buf);
+}
+
+/* One record with several texts, as a search gives them; and one that says nothing. */
+static void test_choices_of_a_search(void **state)
+{
+    json_t *choices = json_loads("[{\"text\":\"a\",\"finish_reason\":\"stop\",\"tokens\":7},"
+                                 "{\"text\":\"b\",\"finish_reason\":\"length\",\"tokens\":5}]",
+                                 0, NULL);
+    struct reply reply = sample();
+    const struct reply *record = &reply;
+    struct render render = chat();
+    struct buf buf;
+
+    reply.choices = choices;
+    buf_init(&buf, 8192);
+    assert_int_equal(render_whole(&render, &record, 1, NULL, &buf), ERR_OK);
+    assert_non_null(strstr(buf.data, "\"index\":1,\"message\":{\"role\":\"assistant\","
+                                     "\"content\":\"b\""));
+    assert_non_null(strstr(buf.data, "\"completion_tokens\":12,"));
+    buf_clear(&buf);
+    assert_int_equal(render_close(&render, record, on_event, &buf), ERR_OK);
+    assert_non_null(strstr(buf.data, "\"delta\":{\"role\":\"assistant\",\"content\":\"\"}"));
+    buf_done(&buf);
+    json_decref(choices);
+}
+
 static void test_models(void **state)
 {
     static const char *const names[] = {"a", "b\"c"};
@@ -214,7 +358,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_whole),       cmocka_unit_test(test_chunks),
         cmocka_unit_test(test_models),      cmocka_unit_test(test_errors_of_replies),
-        cmocka_unit_test(test_error_shape),
+        cmocka_unit_test(test_error_shape), cmocka_unit_test(test_logprobs),
+        cmocka_unit_test(test_several),     cmocka_unit_test(test_choices_of_a_search),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
