@@ -21,11 +21,6 @@ struct chat_request {
     json_t *root;
 };
 
-#define CHAT_TOKENS_MAX  1000000 /* largest max_tokens and min_tokens */
-#define CHAT_TOP_K_MAX   1000000
-#define CHAT_CHOICES_MAX 64  /* texts of one reply */
-#define CHAT_PARTS_MAX   256 /* text parts of one message */
-
 /* Checks strictly what it knows, refuses by name what it can't do, ignores unknown fields; null is
  * like absent.  max_completion_tokens goes before max_tokens; developer messages become system
  * ones; the text parts of a message are joined by newlines. ERR_INVALID with *error filled (a 4xx

@@ -31,11 +31,12 @@ MUST_USE enum err endings_put(struct endings *endings, const struct reply *endin
 
 struct cancel_spec { /* texts are copied */
     const char *id, *gateway, *prompter, *model;
-    const char *owner;      /* NULL, "": none */
-    const json_t *request;  /* the prompt's, for the record of a detached reply; NULL: none; kept by */
+    const char *owner; /* NULL, "": none */
+    const json_t
+        *request; /* the prompt's, for the record of a detached reply; NULL: none; kept by */
     const json_t *messages; /* reference, so they may not change any more */
-    const char *reason; /* "cancelled", "owner_gone", "expired" */
-    bool tombstone;     /* put one first; false: it stands there already */
+    const char *reason;     /* "cancelled", "owner_gone", "expired" */
+    bool tombstone;         /* put one first; false: it stands there already */
     bool fenced;        /* put it only if the latest claim is this one; else fn gets ERR_EXISTS */
     uint64_t fence;     /* its sequence; 0: nobody has claimed */
     bool keep_in_queue; /* the caller holds the prompt and acknowledges it itself */

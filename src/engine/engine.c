@@ -22,6 +22,10 @@ struct engine_params engine_params_default(void)
         .top_p = NAN,
         .top_k = -1,
         .seed = -1,
+        .frequency_penalty = NAN,
+        .presence_penalty = NAN,
+        .repeat_penalty = NAN,
+        .logprobs = -1,
     };
 }
 

@@ -3,7 +3,6 @@
 #include <string.h>
 
 #include "api/params.h"
-#include "engine/params.h"
 
 enum err genparams_read(struct genparams *out, const struct settings *settings)
 {
@@ -23,8 +22,7 @@ enum err genparams_read(struct genparams *out, const struct settings *settings)
             return err;
     }
     params_merge(&out->asked, &flags);
-    engine_params_of(&out->params, &out->search, &out->asked);
-    return ERR_OK;
+    return engine_params_of(&out->params, &out->room, &out->asked);
 }
 
 void genparams_done(struct genparams *params)

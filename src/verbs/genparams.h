@@ -7,14 +7,13 @@
 #include <jansson.h>
 
 #include "config/options.h"
-#include "engine/engine.h"
-#include "wire/prompt.h"
+#include "engine/params.h"
 
 struct genparams {
     struct prompt_params asked;
     struct engine_params params;
-    struct engine_search search; /* params.search is this or NULL */
-    json_t *root;                /* of --params */
+    struct engine_params_room room; /* what params points to */
+    json_t *root;                   /* of --params */
 };
 
 /* ERR_USAGE names the key.  out must stay where it is: params points into it. */

@@ -166,6 +166,39 @@ unsigned registry_slots(const struct registry *registry)
     return slots;
 }
 
+const char *registry_arch(const struct registry *registry)
+{
+    const struct process *process, *next;
+    HASH_ITER(hh, registry->processes, process, next)
+    {
+        if (has_role(process, "infer") && process->presence.arch[0] != '\0')
+            return process->presence.arch;
+    }
+    return "";
+}
+
+unsigned registry_context(const struct registry *registry)
+{
+    const struct process *process, *next;
+    HASH_ITER(hh, registry->processes, process, next)
+    {
+        if (is_ready_worker(process))
+            return process->presence.context;
+    }
+    return 0;
+}
+
+bool registry_gateway_here(const struct registry *registry, const char *tag)
+{
+    const struct process *process, *next;
+    HASH_ITER(hh, registry->processes, process, next)
+    {
+        if (has_role(process, "gateway") && strcmp(process->presence.boot, tag) == 0)
+            return true;
+    }
+    return false;
+}
+
 /* ---- targets ---- */
 
 static int by_key(const struct process *a, const struct process *b)
@@ -217,6 +250,33 @@ enum err registry_targets(struct registry *registry, const char *own_host, struc
         bool scraped = has_role(process, "telemetry") || has_role(process, "gateway");
         if (scraped && target_of(target, sizeof target, process->presence.url, own_host))
             write_target(&out, &process->presence, target);
+    }
+    json_out_array_end(&out);
+    return json_out_end(&out);
+}
+
+/* ---- slots ---- */
+
+enum err registry_write_slots(struct registry *registry, struct buf *buf)
+{
+    struct process *process, *next;
+    struct json_out out;
+    uint64_t id = 0;
+    HASH_SRT(hh, registry->processes, by_key);
+    json_out_begin(&out, buf);
+    json_out_array(&out, NULL);
+    HASH_ITER(hh, registry->processes, process, next)
+    {
+        const struct presence *worker = &process->presence;
+        for (unsigned i = 0; is_ready_worker(process) && i < worker->slots; i++) {
+            json_out_object(&out, NULL);
+            json_out_uint(&out, "id", id++);
+            json_out_uint(&out, "n_ctx", worker->context);
+            json_out_flag(&out, "is_processing", i < worker->active);
+            json_out_text(&out, "worker", worker->name);
+            json_out_text(&out, "node", worker->node);
+            json_out_object_end(&out);
+        }
     }
     json_out_array_end(&out);
     return json_out_end(&out);
