@@ -14,7 +14,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from harness import ROOT, Stream, free_ports, many, process_start, wait_for
+from harness import ROOT, WYVERN, Stream, free_ports, many, process_start, wait_for
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 SPAN = "00f067aa0ba902b7"
@@ -256,9 +256,53 @@ def test_labels_are_not_the_users(fake, metrics):
 # ---- discovery ----
 
 def discovered(service):
+    """All that is named; nothing while the gateway has not heard everybody yet."""
     reply = httpx.get(service.url + "/sd", trust_env=False)
-    assert reply.status_code == 200 and reply.headers["content-type"] == "application/json"
+    assert reply.headers["content-type"] == "application/json"
+    if reply.status_code == 503:
+        return []
+    assert reply.status_code == 200
     return reply.json()
+
+
+def test_discovery_never_forgets_for_a_moment(start):
+    """A gateway that was started again names all or says that it doesn't know yet: of a part of the
+    list Prometheus would take that the others are gone."""
+    service = start(nodes=2, workers=2)
+    everybody = wait_for(lambda: len(discovered(service)) == 3 and discovered(service), "three targets")
+    pid, = [p for p in service.family if b"\0gateway\0" in open(f"/proc/{p}/cmdline", "rb").read()]
+    os.kill(pid, signal.SIGKILL)
+    lists, deadline = [], time.monotonic() + 20
+    while not lists and time.monotonic() < deadline:
+        try:
+            reply = httpx.get(service.url + "/sd", trust_env=False)
+        except httpx.TransportError:
+            continue  # it is not back yet
+        if reply.status_code == 200:
+            lists.append(reply.json())
+    assert lists == [everybody]
+
+
+def test_discovery_without_a_broker(tmp_path):
+    port, gone = free_ports(1), free_ports(1)
+    (tmp_path / "join.ini").write_text(
+        f"[broker]\nurl = nats://127.0.0.1:{gone}\n"
+        "[model]\nname = m\nfile = fake:tokens=1\nsha256 =\n"
+        "[gateway]\nuser = gateway\npassword = none\n")
+    process = subprocess.Popen(
+        [str(WYVERN), "gateway", "--join", str(tmp_path / "join.ini"), "--port", str(port)],
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        def answers():
+            try:
+                return httpx.get(f"http://127.0.0.1:{port}/health", trust_env=False)
+            except httpx.TransportError:
+                return None
+        wait_for(answers, "the gateway")
+        assert httpx.get(f"http://127.0.0.1:{port}/sd", trust_env=False).status_code == 503
+    finally:
+        process.terminate()
+        process.wait(20)
 
 
 def test_discovery(start):

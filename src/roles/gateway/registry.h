@@ -26,7 +26,8 @@ unsigned registry_ready_workers(const struct registry *registry);
 /* Slots of all ready workers together. */
 unsigned registry_slots(const struct registry *registry);
 /* What Prometheus may scrape, as its HTTP discovery wants it: the telemetry workers and gateways
- * that are there, by name.  own_host stands for an address that means "all of this host's". */
+ * that are there, by name.  own_host stands for an address that means "all of this host's".
+ * ERR_UNAVAILABLE: who is there is not known yet. */
 MUST_USE enum err registry_targets(struct registry *registry, const char *own_host,
                                    struct buf *out);
 /* "nodes", "response_workers" and "gateways" of the status, set on object. */
