@@ -216,6 +216,21 @@ def test_requests(fake, metrics):
     assert seconds["stop"] >= 0.5
 
 
+def test_buckets_are_those_of_vllm(metrics):
+    """Dashboards and comparisons know these bounds."""
+    first = [.001, .005, .01, .02, .04, .06, .08, .1, .25, .5, .75, 1, 2.5, 5, 7.5, 10, 20, 40, 80,
+             160, 640, 2560]
+    gap = [.01, .025, .05, .075, .1, .15, .2, .3, .4, .5, .75, 1, 2.5, 5, 7.5, 10, 20, 40, 80]
+    whole = [.3, .5, .8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680]
+    text = httpx.get(metrics.gateway, trust_env=False).text
+    for name, bounds in (("time_to_first_token", first), ("inter_token_latency", gap),
+                         ("e2e_request_latency", whole), ("request_queue_time", whole),
+                         ("request_prefill_time", whole), ("request_decode_time", whole)):
+        found = re.findall(rf'^wyvern_{name}_seconds_bucket{{model="[^"]*"(?:,finish_reason="stop")?,'
+                           r'le="([^"]+)"', text, re.M)
+        assert [float(le) for le in found] == [*bounds, float("inf")], name
+
+
 def test_broker_is_away(start):
     """What the gateway knows from the broker alone is not shown on as if it were still so."""
     heard = {"wyvern_workers_ready", "wyvern_slots_ready", "wyvern_storage_used_ratio",
