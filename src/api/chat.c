@@ -4,13 +4,12 @@
 #include <string.h>
 
 #include "api/read.h"
-#include "wire/json.h"
 
 static enum err refuse_unsupported(struct reading *reading)
 {
     static const char *const names[] = {
         "tools",      "tool_choice",        "functions",        "function_call", "audio",
-        "prediction", "web_search_options", "reasoning_effort", "moderation",
+        "prediction", "web_search_options", "reasoning_effort", "moderation",    "json_schema",
     };
     json_t *modalities = read_field(reading->request.root, "modalities");
     enum err err = read_refused(reading, names, sizeof names / sizeof *names);
@@ -27,18 +26,10 @@ static enum err refuse_unsupported(struct reading *reading)
     return ERR_OK;
 }
 
-static enum err read_format(struct reading *reading)
+static enum err read_response_format(struct reading *reading)
 {
-    json_t *format = read_field(reading->request.root, "response_format");
-
-    if (format == NULL)
-        return ERR_OK;
-    if (!json_is_object(format))
-        return read_wrong_type(reading, "response_format", "an object", format);
-    if (strcmp(json_text(format, "type", ""), "text") != 0)
-        return INVALID("unsupported_value", "response_format",
-                       "'response_format' other than {\"type\":\"text\"} is not supported.");
-    return ERR_OK;
+    const json_t *format = read_field(reading->request.root, "response_format");
+    return read_format(reading, format, "response_format", "json_schema");
 }
 
 /* logprobs says whether, top_logprobs how many others beside each token. */
@@ -98,9 +89,9 @@ enum err chat_parse(struct api_request *out, const char *body, size_t len, doubl
                     struct api_error *error)
 {
     static read_step *const steps[] = {
-        read_model,      read_messages, refuse_unsupported, read_params,
-        read_logit_bias, read_format,   read_logprobs,      read_stream,
-        read_user,       read_several,  read_metadata,      read_store,
+        read_model,      read_messages,        refuse_unsupported, read_params,
+        read_logit_bias, read_response_format, read_logprobs,      read_stream,
+        read_user,       read_several,         read_metadata,      read_store,
     };
     return read_body(out, API_CHAT, steps, sizeof steps / sizeof *steps, body, len, now, error);
 }

@@ -13,7 +13,7 @@ static enum err read_prompts(struct reading *reading)
 
 static enum err refuse_unsupported(struct reading *reading)
 {
-    static const char *const names[] = {"tools", "response_format"};
+    static const char *const names[] = {"tools", "json_schema"};
     const json_t *suffix = read_field(reading->request.root, "suffix");
 
     if (suffix != NULL && json_string_length(suffix) > 0)
@@ -21,6 +21,12 @@ static enum err refuse_unsupported(struct reading *reading)
     if (suffix != NULL && !json_is_string(suffix))
         return read_wrong_type(reading, "suffix", "a string", suffix);
     return read_refused(reading, names, sizeof names / sizeof *names);
+}
+
+static enum err read_response_format(struct reading *reading)
+{
+    const json_t *format = read_field(reading->request.root, "response_format");
+    return read_format(reading, format, "response_format", "json_schema");
 }
 
 static enum err read_length(struct reading *reading)
@@ -72,8 +78,9 @@ enum err completion_parse(struct api_request *out, const char *body, size_t len,
                           struct api_error *error)
 {
     static read_step *const steps[] = {
-        read_model,      read_prompts, refuse_unsupported, read_params, read_length,
-        read_logit_bias, read_counts,  read_echo,          read_stream, read_user,
+        read_model,      read_prompts,         refuse_unsupported, read_params, read_length,
+        read_logit_bias, read_response_format, read_counts,        read_echo,   read_stream,
+        read_user,
     };
     enum err err =
         read_body(out, API_COMPLETION, steps, sizeof steps / sizeof *steps, body, len, now, error);

@@ -61,6 +61,11 @@ read_step read_messages;   /* messages.c: messages */
 read_step read_params;     /* params.c: what is asked of the reply */
 read_step read_logit_bias; /* params.c: logit_bias */
 
+/* format.c: response_format or text.format (format; NULL: not given), whose schema stands below
+ * `inner` (NULL: in itself); and grammar. */
+MUST_USE enum err read_format(struct reading *reading, const json_t *format, const char *param,
+                              const char *inner);
+
 /* messages.c: a message's content, a text or an array of parts of one of these types (NULL ends
  * them), joined by newlines; *content belongs to message. */
 MUST_USE enum err read_content(struct reading *reading, json_t *message, const char *at,

@@ -9,8 +9,9 @@
 #include "api/render.h"
 #include "wire/json.h"
 
-#define TURNS_BYTES_MAX ((size_t)4 << 20) /* of all messages, so that the queue takes the prompt   \
-                                           */
+#define TURNS_BYTES_MAX                                                                            \
+    ((size_t)4 << 20) /* of all messages, so that the queue takes the prompt                       \
+                       */
 
 static enum err refuse_unsupported(struct reading *reading)
 {
@@ -111,21 +112,11 @@ static enum err read_length(struct reading *reading)
 
 static enum err read_text(struct reading *reading)
 {
-    json_t *text = read_field(reading->request.root, "text"), *format;
+    json_t *text = read_field(reading->request.root, "text");
 
-    if (text == NULL)
-        return ERR_OK;
-    if (!json_is_object(text))
+    if (text != NULL && !json_is_object(text))
         return read_wrong_type(reading, "text", "an object", text);
-    format = read_field(text, "format");
-    if (format == NULL)
-        return ERR_OK;
-    if (!json_is_object(format))
-        return read_wrong_type(reading, "text.format", "an object", format);
-    if (strcmp(json_text(format, "type", ""), "text") != 0)
-        return INVALID("unsupported_value", "text.format",
-                       "'text.format' other than {\"type\":\"text\"} is not supported.");
-    return ERR_OK;
+    return read_format(reading, read_field(text, "format"), "text.format", NULL);
 }
 
 /* auto: a prompt that is too long loses its beginning. */

@@ -83,6 +83,9 @@ struct prompt {          /* texts are borrowed from `root` when decoded, from th
 MUST_USE enum err prompt_encode(const struct prompt *prompt, struct buf *out);
 /* ERR_INVALID, ERR_UNSUPPORTED (another WIRE_VERSION), ERR_NOMEM. */
 MUST_USE enum err prompt_decode(struct prompt *out, const char *data, size_t len);
+/* Of a message that prompt_decode refuses, of a newer kind perhaps: only whose it is (id, gateway,
+ * prompter, owner, model, detached, the trace), so that its asker can be told. */
+MUST_USE enum err prompt_decode_head(struct prompt *out, const char *data, size_t len);
 void prompt_done(struct prompt *prompt); /* of a decoded prompt; safe on zeroed memory */
 
 #endif

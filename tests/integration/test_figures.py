@@ -14,7 +14,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from harness import ROOT, Stream, free_ports, many, wait_for
+from harness import ROOT, Stream, free_ports, many, process_start, wait_for
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 SPAN = "00f067aa0ba902b7"
@@ -141,6 +141,33 @@ def test_restarts_and_redeliveries(start):
                          for k in samples(metrics.node)) == 2, "both workers")
 
 
+def test_telemetry_is_started_again(start):
+    """What was served before is not told as if it had happened since."""
+    service = start(workers=1)
+    url, = service.metrics_urls()
+
+    def counted():
+        try:
+            return samples(url)[("request_latency_seconds_count",)]
+        except httpx.TransportError:
+            return None  # it is not back yet
+
+    assert all(r.status_code == 200 for r in many(service, ["a tokens=2"] * 5))
+    wait_for(lambda: counted() == 5, "five requests")
+    worker, = service.workers()
+    tick = os.sysconf("SC_CLK_TCK")
+    wait_for(lambda: time.clock_gettime(time.CLOCK_BOOTTIME) - process_start(worker["pid"]) / tick > 6,
+             "a worker that is older than what starts now", 10)
+    pid, = [p for p in service.family if b"telemetry-" in open(f"/proc/{p}/cmdline", "rb").read()]
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: counted() == 0, "the telemetry worker back")
+    wait_for(lambda: ("wyvern_worker_prompts_total", worker["id"]) in samples(url), "the worker heard")
+    assert samples(url)[("wyvern_worker_prompts_total", worker["id"])] == 5
+    assert counted() == 0
+    service.ask("b tokens=2")
+    wait_for(lambda: counted() == 1, "the sixth request")
+
+
 def test_dead_letters(start):
     service = start(workers=3, slots=1)
     metrics = Metrics(service)
@@ -187,6 +214,28 @@ def test_requests(fake, metrics):
     assert 0.4 <= seconds["request_decode_time_seconds"] <= seconds["stop"] + seconds["length"]
     assert 0.11 <= seconds["request_prefill_time_seconds"]
     assert seconds["stop"] >= 0.5
+
+
+def test_broker_is_away(start):
+    """What the gateway knows from the broker alone is not shown on as if it were still so."""
+    heard = {"wyvern_workers_ready", "wyvern_slots_ready", "wyvern_storage_used_ratio",
+             "wyvern_queue_waiting", "wyvern_queue_in_flight", "wyvern_queue_limit"}
+
+    def shown():
+        found = samples(service.url + "/metrics")
+        return found[("wyvern_broker_reachable",)], heard & {key[0] for key in found}
+
+    service = start()
+    wait_for(lambda: shown() == (1, heard), "all that is heard from the broker")
+    os.kill(service.process.pid, signal.SIGSTOP)  # so that nobody starts the broker again
+    try:
+        os.kill(service.status()["broker"]["pid"], signal.SIGKILL)
+        wait_for(lambda: shown()[0] == 0, "a gateway without a broker")
+        assert shown() == (0, set())
+    finally:
+        os.kill(service.process.pid, signal.SIGCONT)
+    wait_for(lambda: shown() == (1, heard), "the broker back")
+    assert service.ask("hello")["choices"]
 
 
 def test_labels_are_not_the_users(fake, metrics):

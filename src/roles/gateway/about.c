@@ -36,7 +36,7 @@ static void reply_json_if(struct http_exchange *exchange, enum err err, const st
 /* ---- models ---- */
 
 void about_models(struct gateway *gateway, struct http_exchange *exchange,
-                  const struct http_request *request, const struct caller *caller)
+                  const struct http_request *request, const struct key *caller)
 {
     (void)request;
     (void)caller;
@@ -48,7 +48,7 @@ void about_models(struct gateway *gateway, struct http_exchange *exchange,
 }
 
 void about_model(struct gateway *gateway, struct http_exchange *exchange,
-                 const struct http_request *request, const struct caller *caller)
+                 const struct http_request *request, const struct key *caller)
 {
     (void)caller;
     const char *name = request->path + strlen("/v1/models/");
@@ -74,7 +74,7 @@ static bool is_ready(const struct gateway *gateway)
 }
 
 void about_health(struct gateway *gateway, struct http_exchange *exchange,
-                  const struct http_request *request, const struct caller *caller)
+                  const struct http_request *request, const struct key *caller)
 {
     (void)caller;
     (void)gateway;
@@ -83,7 +83,7 @@ void about_health(struct gateway *gateway, struct http_exchange *exchange,
 }
 
 void about_ready(struct gateway *gateway, struct http_exchange *exchange,
-                 const struct http_request *request, const struct caller *caller)
+                 const struct http_request *request, const struct key *caller)
 {
     (void)caller;
     (void)request;
@@ -226,7 +226,7 @@ static void answer_with_depth(struct gateway *gateway, struct http_exchange *exc
 }
 
 void about_status(struct gateway *gateway, struct http_exchange *exchange,
-                  const struct http_request *request, const struct caller *caller)
+                  const struct http_request *request, const struct key *caller)
 {
     (void)caller;
     (void)request;
@@ -234,7 +234,7 @@ void about_status(struct gateway *gateway, struct http_exchange *exchange,
 }
 
 void about_metrics(struct gateway *gateway, struct http_exchange *exchange,
-                   const struct http_request *request, const struct caller *caller)
+                   const struct http_request *request, const struct key *caller)
 {
     (void)caller;
     const char *accept = http_request_header(request, "accept");
@@ -245,7 +245,7 @@ void about_metrics(struct gateway *gateway, struct http_exchange *exchange,
 
 /* For Prometheus' HTTP discovery. */
 void about_sd(struct gateway *gateway, struct http_exchange *exchange,
-              const struct http_request *request, const struct caller *caller)
+              const struct http_request *request, const struct key *caller)
 {
     (void)caller;
     (void)request;
@@ -283,7 +283,7 @@ static void write_defaults(struct json_out *out, const struct gateway *gateway)
 }
 
 void about_props(struct gateway *gateway, struct http_exchange *exchange,
-                 const struct http_request *request, const struct caller *caller)
+                 const struct http_request *request, const struct key *caller)
 {
     (void)request;
     (void)caller;
@@ -303,7 +303,7 @@ void about_props(struct gateway *gateway, struct http_exchange *exchange,
 }
 
 void about_slots(struct gateway *gateway, struct http_exchange *exchange,
-                 const struct http_request *request, const struct caller *caller)
+                 const struct http_request *request, const struct key *caller)
 {
     (void)request;
     (void)caller;
@@ -314,7 +314,7 @@ void about_slots(struct gateway *gateway, struct http_exchange *exchange,
 }
 
 void about_root(struct gateway *gateway, struct http_exchange *exchange,
-                const struct http_request *request, const struct caller *caller)
+                const struct http_request *request, const struct key *caller)
 {
     (void)request;
     (void)caller;

@@ -341,10 +341,10 @@ static enum err spread_texts(const struct gateway *gateway, struct api_request *
 }
 
 static void name_prompter(struct asked *asked, const struct gateway *gateway,
-                          const struct caller *caller, uint64_t connection)
+                          const struct key *caller, uint64_t connection)
 {
     const char *user = asked->request.prompt.prompter;
-    snprintf(asked->owner, sizeof asked->owner, "%s", caller->owner);
+    snprintf(asked->owner, sizeof asked->owner, "%s", caller->id);
     if (caller->name[0] != '\0')
         snprintf(asked->prompter, sizeof asked->prompter, "%s%s%s", caller->name,
                  user[0] != '\0' ? "/" : "", user);
@@ -374,8 +374,7 @@ static struct acceptance *acceptance_new(struct gateway *gateway, struct api_req
 }
 
 void accept_post(struct gateway *gateway, struct http_exchange *exchange,
-                 const struct http_request *request, const struct caller *caller,
-                 api_parse_fn *parse)
+                 const struct http_request *request, const struct key *caller, api_parse_fn *parse)
 {
     struct api_request parsed;
     struct api_error error;

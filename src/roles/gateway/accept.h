@@ -10,8 +10,7 @@
 
 /* A POST of any kind. */
 void accept_post(struct gateway *gateway, struct http_exchange *exchange,
-                 const struct http_request *request, const struct caller *caller,
-                 api_parse_fn *parse);
+                 const struct http_request *request, const struct key *caller, api_parse_fn *parse);
 
 struct follow_spec {   /* texts are copied */
     const char *id;    /* the prompt's: one that was put before is not made again */

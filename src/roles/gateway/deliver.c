@@ -32,6 +32,7 @@ struct outlet {
         struct delivery *delivery;
         struct render render; /* as it stood when it ended */
         struct reply record;
+        json_t *request, *echo; /* owned: the delivery's, which may go before the others end */
     } choices[];
 };
 
@@ -41,8 +42,11 @@ static void outlet_try_free(struct outlet *outlet)
 {
     if (outlet->exchange != NULL || outlet->joined > 0 || (outlet->done != NULL && !outlet->over))
         return;
-    for (unsigned i = 0; i < outlet->count; i++)
+    for (unsigned i = 0; i < outlet->count; i++) {
         reply_done(&outlet->choices[i].record);
+        json_decref(outlet->choices[i].request);
+        json_decref(outlet->choices[i].echo);
+    }
     free(outlet);
 }
 
@@ -464,6 +468,8 @@ static void keep_record(struct delivery *delivery, const struct reply *record)
         outlet->choices[i].record = *record;
         json_incref(outlet->choices[i].record.root);
         outlet->choices[i].render = delivery->render;
+        outlet->choices[i].request = json_incref(delivery->request);
+        outlet->choices[i].echo = json_incref(delivery->echo);
         outlet->finished++;
     }
 }

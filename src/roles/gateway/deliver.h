@@ -28,6 +28,7 @@ struct delivery { /* one reply's share of an outlet; embedded in its session */
     struct outlet *outlet;
     struct render render;
     json_t *request;    /* owned: what render.request points to */
+    json_t *echo;       /* owned: the same of render.echo */
     uint64_t pieces;    /* of the reply that were handed on */
     size_t bytes;       /* of its text */
     uint64_t sum;       /* over them */

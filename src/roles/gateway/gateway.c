@@ -38,6 +38,7 @@ static void on_tick(void *arg)
         gateway->was_complete = true;
     if (bus_connected(gateway->bus))
         registry_sweep(gateway->registry);
+    keys_tick(gateway->keys);
     sessions_tick(gateway);
     leave_when_done(gateway);
 }
@@ -146,6 +147,8 @@ static enum err start(struct gateway *gateway)
     describe(gateway);
     enum err err = read_defaults(gateway);
     if (err == ERR_OK)
+        err = keys_new(&gateway->keys, gateway->settings->keys);
+    if (err == ERR_OK)
         err = loop_new(&gateway->loop);
     if (err == ERR_OK)
         err = loop_signal(gateway->loop, SIGTERM, on_signal, gateway);
@@ -193,6 +196,7 @@ int role_gateway(const struct settings *settings, int argc, char **argv)
     bus_close(gateway.bus);
     sessions_free(&gateway);
     figures_free(gateway.figures);
+    keys_free(gateway.keys);
     loop_timer_free(gateway.tick);
     loop_free(gateway.loop);
     join_done(&gateway.join);

@@ -20,6 +20,7 @@
 #include "config/options.h"
 #include "http/server.h"
 #include "roles/gateway/figures.h"
+#include "roles/gateway/keys.h"
 #include "roles/gateway/registry.h"
 #include "wire/presence.h"
 #include "wire/trace.h"
@@ -38,6 +39,7 @@ struct gateway {
     struct loop_timer *tick;
     struct teller *teller;
     struct room *room;
+    struct keys *keys;        /* NULL: none are asked for */
     struct presence presence; /* boot is our tag: prompts we own carry it */
     struct join join;
     struct session *sessions; /* all */
@@ -51,13 +53,9 @@ struct gateway {
     bool draining;
 };
 
-struct caller {        /* who asks, by the key that came with the request */
-    const char *owner; /* id of the key; "": none was asked for */
-    const char *name;  /* its name; "" likewise */
-};
-
+/* caller: the key that the request came with; good during the call. */
 typedef void route_fn(struct gateway *gateway, struct http_exchange *exchange,
-                      const struct http_request *request, const struct caller *caller);
+                      const struct http_request *request, const struct key *caller);
 
 /* routes.c */
 http_handler_fn gateway_handle; /* arg: struct gateway */

@@ -171,8 +171,8 @@ const char *registry_arch(const struct registry *registry)
     const struct process *process, *next;
     HASH_ITER(hh, registry->processes, process, next)
     {
-        if (has_role(process, "infer") && false)
-            return "";
+        if (has_role(process, "infer") && process->presence.arch[0] != '\0')
+            return process->presence.arch;
     }
     return "";
 }

@@ -31,11 +31,13 @@ size_t gateway_reply_headers(struct http_header out[GATEWAY_REPLY_HEADERS],
 void gateway_reply_error(struct http_exchange *exchange, const struct api_error *error,
                          const char *request_id, const struct trace *trace)
 {
-    struct http_header headers[GATEWAY_REPLY_HEADERS + 1];
+    struct http_header headers[GATEWAY_REPLY_HEADERS + 2];
     char parent[TRACE_PARENT_SIZE];
     size_t count = gateway_reply_headers(headers, parent, request_id, trace);
     if (error->status == 429 || error->status == 503)
         headers[count++] = (struct http_header){"Retry-After", RETRY_AFTER_S};
+    if (error->status == 401)
+        headers[count++] = (struct http_header){"WWW-Authenticate", "Bearer"};
     struct buf json;
     buf_init(&json, 4096);
     if (api_error_write(error, &json) != ERR_OK)
@@ -213,18 +215,31 @@ static void reply_unrouted(struct http_exchange *exchange, const struct http_req
     gateway_reply_error(exchange, &error, NULL, NULL);
 }
 
+static void answer(struct gateway *gateway, struct http_exchange *exchange,
+                   const struct http_request *request, const struct route *route)
+{
+    static const struct key nobody;
+    struct api_error error;
+    const struct key *caller = route->open ? &nobody : keys_check(gateway->keys, request, &error);
+    if (caller == NULL) {
+        figures_refused(gateway->figures, "unauthorized");
+        gateway_reply_error(exchange, &error, NULL, NULL);
+    } else if (route->fn != NULL) {
+        route->fn(gateway, exchange, request, caller);
+    } else {
+        accept_post(gateway, exchange, request, caller, route->parse);
+    }
+}
+
 void gateway_handle(void *arg, struct http_exchange *exchange, const struct http_request *request)
 {
-    const struct caller nobody = {"", ""};
+    struct gateway *gateway = arg;
     const char *method = strcmp(request->method, "HEAD") == 0 ? "GET" : request->method;
     for (size_t i = 0; i < ROUTE_COUNT; i++) {
         const struct route *route = &routes[i];
         if (strcmp(method, route->method) != 0 || !is_at(request->path, route->path))
             continue;
-        if (route->fn != NULL)
-            route->fn(arg, exchange, request, &nobody);
-        else
-            accept_post(arg, exchange, request, &nobody, route->parse);
+        answer(gateway, exchange, request, route);
         return;
     }
     reply_unrouted(exchange, request);

@@ -193,6 +193,7 @@ static void session_release(struct session *session)
     asked_drop(session->asked);
     json_decref(session->inputs);
     json_decref(session->out.request);
+    json_decref(session->out.echo);
     free(session);
 }
 
@@ -727,8 +728,10 @@ enum err session_begin(struct gateway *gateway, struct asked *asked, struct outl
     describe_render(session, request->kind, outlet_request_id(outlet), index);
     session->out.render.n = request->n;
     session->out.render.logprobs = request->prompt.params.logprobs >= 0;
-    if (request->echo && text != NULL)
-        session->out.render.echo = json_string_value(text);
+    if (request->echo && text != NULL) {
+        session->out.echo = json_copy((json_t *)(uintptr_t)text);
+        session->out.render.echo = json_string_value(session->out.echo);
+    }
     outlet_join(outlet, &session->out, index);
     if (session_listen(session) != ERR_OK) {
         session_end(session);

@@ -450,7 +450,7 @@ static void visit_begin(struct visit *visit)
 /* ---- requests ---- */
 
 static struct visit *visit_new(struct gateway *gateway, struct http_exchange *exchange,
-                               const struct http_request *request, const struct caller *caller,
+                               const struct http_request *request, const struct key *caller,
                                enum api_kind kind, enum visit_verb verb)
 {
     static const char *const suffixes[] = {[VERB_GET] = "",
@@ -472,7 +472,7 @@ static struct visit *visit_new(struct gateway *gateway, struct http_exchange *ex
                             .kind = kind,
                             .after = -1,
                             .limit = 20};
-    snprintf(visit->owner, sizeof visit->owner, "%s", caller->owner);
+    snprintf(visit->owner, sizeof visit->owner, "%s", caller->id);
     gateway_trace(&visit->trace, request);
     http_on_close(exchange, on_left, visit);
     if (!gateway_path_id(request, prefix, suffixes[verb], id, sizeof id) ||
@@ -499,7 +499,7 @@ static bool query_number(const struct http_request *request, const char *name, i
 }
 
 void stored_response_get(struct gateway *gateway, struct http_exchange *exchange,
-                         const struct http_request *request, const struct caller *caller)
+                         const struct http_request *request, const struct key *caller)
 {
     char stream[8];
     struct visit *visit = visit_new(gateway, exchange, request, caller, API_RESPONSE, VERB_GET);
@@ -516,7 +516,7 @@ void stored_response_get(struct gateway *gateway, struct http_exchange *exchange
 }
 
 void stored_response_cancel(struct gateway *gateway, struct http_exchange *exchange,
-                            const struct http_request *request, const struct caller *caller)
+                            const struct http_request *request, const struct key *caller)
 {
     struct visit *visit = visit_new(gateway, exchange, request, caller, API_RESPONSE, VERB_CANCEL);
     if (visit != NULL)
@@ -524,7 +524,7 @@ void stored_response_cancel(struct gateway *gateway, struct http_exchange *excha
 }
 
 void stored_response_delete(struct gateway *gateway, struct http_exchange *exchange,
-                            const struct http_request *request, const struct caller *caller)
+                            const struct http_request *request, const struct key *caller)
 {
     struct visit *visit = visit_new(gateway, exchange, request, caller, API_RESPONSE, VERB_DELETE);
     if (visit != NULL)
@@ -532,7 +532,7 @@ void stored_response_delete(struct gateway *gateway, struct http_exchange *excha
 }
 
 void stored_response_items(struct gateway *gateway, struct http_exchange *exchange,
-                           const struct http_request *request, const struct caller *caller)
+                           const struct http_request *request, const struct key *caller)
 {
     char order[8];
     int64_t limit = 20;
@@ -551,7 +551,7 @@ void stored_response_items(struct gateway *gateway, struct http_exchange *exchan
 }
 
 void stored_chat_get(struct gateway *gateway, struct http_exchange *exchange,
-                     const struct http_request *request, const struct caller *caller)
+                     const struct http_request *request, const struct key *caller)
 {
     struct visit *visit = visit_new(gateway, exchange, request, caller, API_CHAT, VERB_GET);
     if (visit != NULL)
@@ -559,7 +559,7 @@ void stored_chat_get(struct gateway *gateway, struct http_exchange *exchange,
 }
 
 void stored_chat_delete(struct gateway *gateway, struct http_exchange *exchange,
-                        const struct http_request *request, const struct caller *caller)
+                        const struct http_request *request, const struct key *caller)
 {
     struct visit *visit = visit_new(gateway, exchange, request, caller, API_CHAT, VERB_DELETE);
     if (visit != NULL)

@@ -188,7 +188,7 @@ static void test_refused(void **state)
         {OUTER("\"logit_bias\":{\"-5\":1}"), "logit_bias"},
         {OUTER("\"logit_bias\":{\"5\":101}"), "logit_bias.5"},
         {OUTER("\"logit_bias\":{\"5\":\"1\"}"), "logit_bias.5"},
-        {OUTER("\"response_format\":{\"type\":\"json_object\"}"), "response_format"},
+        {OUTER("\"response_format\":{\"type\":\"yaml\"}"), "response_format.type"},
         {OUTER("\"response_format\":\"text\""), "response_format"},
         {OUTER("\"max_tokens\":1,\"max_tokens\":2"), "max_tokens"},
     };
