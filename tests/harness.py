@@ -12,6 +12,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
+import openai
 
 from broker import Broker
 
@@ -255,6 +256,30 @@ class Service:
     def broker(self, role="setup"):
         ini = self.service_ini()
         return Broker(ini["broker"]["url"], ini[role]["user"], ini[role]["password"])
+
+
+def openai_client(service, gateway=0, key="none"):
+    """OpenAI's own client, at one gateway, with an API key."""
+    return openai.OpenAI(base_url=service.gateway_url(gateway) + "/v1", api_key=key, max_retries=0,
+                         timeout=60, http_client=httpx.Client(trust_env=False))
+
+
+def new_key(path, name):
+    """A new API key, by the verb, in a file of keys."""
+    return run("key", "add", name, "--keys", path, check=0).stdout.strip()
+
+
+def sse_events(lines):
+    """(name, data) of each server-sent event in an iterable of lines; comments are left out."""
+    name, data = None, None
+    for line in lines:
+        if line.startswith("event:"):
+            name = line[6:].strip()
+        elif line.startswith("data:"):
+            data = line[5:].strip()
+        elif line == "" and data is not None:
+            yield name, data
+            name, data = None, None
 
 
 class Stream:
