@@ -282,6 +282,39 @@ def sse_events(lines):
             name, data = None, None
 
 
+class House:
+    """A service in which two people, ann and bob, have API keys; a client of theirs for each
+    gateway."""
+
+    def __init__(self, folder, **options):
+        self.key_file = folder / "keys"
+        self.keys = {name: new_key(self.key_file, name) for name in ("ann", "bob")}
+        self.service = Service(folder, keys=self.key_file, **options)
+        gateways = range(self.service.gateways)
+        self.ann = [openai_client(self.service, i, self.keys["ann"]) for i in gateways]
+        self.bob = [openai_client(self.service, i, self.keys["bob"]) for i in gateways]
+
+    def http(self, gateway=0, who="ann"):
+        return httpx.Client(base_url=self.service.gateway_url(gateway), trust_env=False, timeout=60,
+                            headers={"authorization": f"Bearer {self.keys[who]}"})
+
+    def status(self):
+        with self.http() as http:
+            return http.get("/wyvern/status").json()
+
+    def active(self):
+        """Slots that are busy."""
+        return sum(w["active"] for node in self.status()["nodes"] for w in node["workers"])
+
+    def events(self, response_id, after=-1, gateway=0):
+        """Raw (name, data) of a resumed stream, to its end."""
+        with self.http(gateway) as http, http.stream(
+                "GET", f"/v1/responses/{response_id}",
+                params={"stream": "true", "starting_after": after}) as reply:
+            assert reply.status_code == 200, reply.read()
+            return list(sse_events(reply.iter_lines()))
+
+
 class Stream:
     """A streamed reply, read in a thread of its own."""
 

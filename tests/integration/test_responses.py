@@ -12,53 +12,22 @@ import httpx
 import openai
 import pytest
 
-from harness import Service, fake_text, new_key, openai_client, sse_events, wait_for
+from harness import House, fake_text, sse_events, wait_for
 
 BASE = {False: 4, True: 5}  # events before the first piece; in the background there is one more
 NO_ID = "resp_" + "0" * 32
 
 
-class House:
-    """A service with two gateways, and two people who have keys."""
-
-    def __init__(self, service, keys):
-        self.service = service
-        self.keys = keys
-        self.ann = [openai_client(service, i, keys["ann"]) for i in range(2)]
-        self.bob = [openai_client(service, i, keys["bob"]) for i in range(2)]
-
-    def http(self, gateway=0, who="ann"):
-        return httpx.Client(base_url=self.service.gateway_url(gateway), trust_env=False, timeout=60,
-                            headers={"authorization": f"Bearer {self.keys[who]}"})
-
-    def status(self):
-        with self.http() as http:
-            return http.get("/wyvern/status").json()
-
-    def active(self):
-        """Slots that are busy."""
-        return sum(w["active"] for node in self.status()["nodes"] for w in node["workers"])
-
-    def events(self, response_id, after=-1, gateway=0):
-        """Raw (name, data) of a resumed stream, to its end."""
-        with self.http(gateway) as http, http.stream(
-                "GET", f"/v1/responses/{response_id}",
-                params={"stream": "true", "starting_after": after}) as reply:
-            assert reply.status_code == 200, reply.read()
-            return list(sse_events(reply.iter_lines()))
-
-
 @pytest.fixture(scope="module")
 def house(tmp_path_factory):
     folder = tmp_path_factory.mktemp("responses")
-    keys = {name: new_key(folder / "keys", name) for name in ("ann", "bob")}
-    service = Service(folder, gateways=2, workers=2, slots=4, keys=folder / "keys")
+    house = House(folder, gateways=2, workers=2, slots=4)
     try:
-        service.wait_ready()
-        yield House(service, keys)
-        assert service.stop() == 0, service.logs()
+        house.service.wait_ready()
+        yield house
+        assert house.service.stop() == 0, house.service.logs()
     finally:
-        service.kill()
+        house.service.kill()
 
 
 def create(client, text, **fields):
@@ -549,7 +518,7 @@ def test_ids_that_are_none(house):
     known = create(house.ann[0], "k tokens=1").id
     ids = ["x", "resp_", known[5:], known[:-1], known + "0", known.upper(), "resp_*", "resp_%2a",
            "chatcmpl-" + known[5:], "%2e%2e", "resp_" + "0" * 5000, known + "%00", "%ff%fe",
-           known + ".c", "resp_" + ">" * 32, known.replace("_", "%5f"), NO_ID]
+           known + ".c", "resp_" + ">" * 32, NO_ID]
     with house.http(0) as first, house.http(1) as second:
         for i, bad in enumerate(ids):
             for method, rest in VERBS:
