@@ -121,14 +121,8 @@ def measure_latency(report, args):
 # ---- completions a second ----
 
 def measure_completions(report, args):
-    runs, hops = [], []
     with service(model="fake:tokens=1,delay_ms=0", workers=1, slots=32) as up:
-        with up.broker() as broker:
-            chain_streams(broker)
-        lengths = message_lengths(up, "u%")
-        for _ in range(args.runs):
-            hops.append(run_chain(args, up, lengths, 32, 1, 0)["samples"] / SECONDS)
-            runs.append(ask(args, up, "u%", 32))
+        runs = [ask(args, up, "u%", 32) for _ in range(args.runs)]
     each = [run["replies"] / run["cpu_s"] for run in runs]
     rate = statistics.median(run["per_second"] for run in runs)
     report.add("small completions a second and core of gateway", statistics.median(each), "/s",
@@ -136,8 +130,7 @@ def measure_completions(report, args):
                f"{args.runs} runs", least=True, samples=each)
     report.add("… of the whole service", rate, "/s", None,
                f"on {len(os.sched_getaffinity(0))} CPUs with the client, the broker and its synced "
-               f"writes; its messages with nothing behind them, in turns: "
-               f"{statistics.median(hops):.0f}", samples=[run["per_second"] for run in runs])
+               "writes", samples=[run["per_second"] for run in runs])
     runs = [run_json(args.build / "bench" / "http_bench", 16, SECONDS)
             for _ in range(args.runs)]
     each = [run["posts_per_cpu_second"] for run in runs]

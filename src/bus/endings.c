@@ -236,7 +236,7 @@ static void on_piece(void *arg, const struct pieces *pieces)
 }
 
 /* Puts the ending; whole: with all that was said, which may be more than fits. */
-static enum err put_cancelled(struct cancel *cancel, unsigned attempt, bool whole)
+static enum err put_cancelled(struct cancel *cancel, const struct claim *latest, bool whole)
 {
     bool expired = strcmp(cancel->reason, "expired") == 0;
     const struct reply ending = {
@@ -252,7 +252,11 @@ static enum err put_cancelled(struct cancel *cancel, unsigned attempt, bool whol
         .error_text =
             expired ? "the prompt waited too long for a free worker" : "the reply was cancelled",
         .reply_tokens = cancel->tokens,
-        .attempt = attempt,
+        .worker = latest->worker,
+        .node = latest->node,
+        .device = latest->device,
+        .attempt = latest->attempt,
+        .started_at = latest->started_at,
         .accepted_at = cancel->accepted_at,
         .finished_at = clock_wall(),
         .detached = cancel->detached,
@@ -269,15 +273,17 @@ static enum err put_cancelled(struct cancel *cancel, unsigned attempt, bool whol
 static void on_read(void *arg, enum err err, const struct claim *latest, uint64_t sequence)
 {
     struct cancel *cancel = arg;
-    unsigned attempt = latest != NULL ? latest->attempt : 0;
+    static const struct claim none;
+    if (latest == NULL)
+        latest = &none;
     (void)sequence;
     if (cancel->endings == NULL)
         err = ERR_CANCELLED;
     if (err == ERR_OK)
-        err = put_cancelled(cancel, attempt, true);
+        err = put_cancelled(cancel, latest, true);
     if (err == ERR_LIMIT) {
         log_warn("cancel.text_dropped prompt=%s why=\"%s\"", cancel->id, err_text());
-        err = put_cancelled(cancel, attempt, false);
+        err = put_cancelled(cancel, latest, false);
     }
     if (err != ERR_OK)
         cancel_finish(cancel, err);

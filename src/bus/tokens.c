@@ -121,6 +121,16 @@ static void read_finish(struct read_query *query, enum err err)
     free(query);
 }
 
+/* A tombstone says nothing of who worked on the reply: the claim before it does. */
+static void bury(struct claim *tombstone, const struct claim *before)
+{
+    tombstone->attempt = before->attempt;
+    tombstone->started_at = before->started_at;
+    memcpy(tombstone->worker, before->worker, sizeof tombstone->worker);
+    memcpy(tombstone->node, before->node, sizeof tombstone->node);
+    memcpy(tombstone->device, before->device, sizeof tombstone->device);
+}
+
 static void read_message(struct read_query *query, const struct bus_message *message)
 {
     const char *stored = bus_message_header(message, "Nats-Subject");
@@ -131,6 +141,8 @@ static void read_message(struct read_query *query, const struct bus_message *mes
     if (kind == SUBJECT_CLAIM) {
         struct claim claim;
         if (claim_decode(&claim, message->data, message->len) == ERR_OK) {
+            if (claim.kind == CLAIM_TOMBSTONE)
+                bury(&claim, &query->latest);
             query->latest = claim;
             query->claimed = true;
             query->latest_sequence = query->last_sequence;

@@ -42,6 +42,8 @@ const struct option_row option_rows[] = {
     {"keys", OPTION_TEXT, AT(keys), "up gateway key", "FILE", NULL, NO_RANGE,
      "API keys (their hashes): with it every request needs one (key: else the file keys in the "
      "state directory)"},
+    {"cors", OPTION_TEXT, AT(cors), "up gateway", "ORIGIN,…", NULL, NO_RANGE,
+     "web pages that may read replies, as https://host[:port]; * for all (else none)"},
     {"key-file", OPTION_TEXT, AT(key_file), ASKS " top status", "FILE", NULL, NO_RANGE,
      "holds the API key to ask with (else the environment's WYVERN_KEY)"},
 

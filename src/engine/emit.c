@@ -54,6 +54,8 @@ enum err emit_init(struct emit *emit, const char *const *stop, size_t stop_count
     buf_init(&emit->piece, HELD_LIMIT);
     buf_init(&emit->taken, TOKENS_LIMIT);
     buf_init(&emit->tokens, TOKENS_LIMIT);
+    buf_init(&emit->noted, TOKENS_LIMIT);
+    buf_init(&emit->notes, TOKENS_LIMIT);
     if (stop_count == 0)
         return ERR_OK;
     emit->stop = calloc(stop_count, sizeof *emit->stop);
@@ -79,6 +81,8 @@ void emit_done(struct emit *emit)
     buf_done(&emit->piece);
     buf_done(&emit->taken);
     buf_done(&emit->tokens);
+    buf_done(&emit->noted);
+    buf_done(&emit->notes);
     *emit = (struct emit){0};
 }
 
@@ -155,6 +159,12 @@ enum err emit_token(struct emit *emit, int32_t token, const char *text, size_t l
     return err;
 }
 
+enum err emit_note(struct emit *emit, const char *json, size_t len)
+{
+    enum err err = emit->noted.len > 0 ? buf_append(&emit->noted, ",", 1) : ERR_OK;
+    return err == ERR_OK ? buf_append(&emit->noted, json, len) : err;
+}
+
 enum err emit_resume(struct emit *emit, const char *text)
 {
     size_t len = strlen(text);
@@ -195,6 +205,7 @@ enum err emit_take(struct emit *emit, bool last, bool *any)
 {
     buf_clear(&emit->piece);
     buf_clear(&emit->tokens);
+    buf_clear(&emit->notes);
     size_t len = emit->held.len;
     if (!last && !emit->stopped)
         len -= maybe_stop(emit);
@@ -209,6 +220,27 @@ enum err emit_take(struct emit *emit, bool last, bool *any)
         emit->tokens = emit->taken;
         emit->taken = given;
     }
+    if ((len > 0 || last) && emit->noted.len > 0) {
+        enum err err = buf_append(&emit->notes, "[", 1);
+        if (err == ERR_OK)
+            err = buf_append(&emit->notes, emit->noted.data, emit->noted.len);
+        if (err == ERR_OK)
+            err = buf_append(&emit->notes, "]", 1);
+        if (err != ERR_OK)
+            return err;
+        buf_clear(&emit->noted);
+    }
     *any = emit->piece.len > 0 || emit->tokens.len > 0;
     return ERR_OK;
+}
+
+enum err emit_clean(struct buf *out, const char *data, size_t len)
+{
+    enum err err = ERR_OK;
+    size_t size = 0;
+    for (size_t i = 0; i < len && err == ERR_OK; i += size) {
+        bool whole = char_shape(data + i, len - i, &size) == SHAPE_WHOLE && data[i] != '\0';
+        err = whole ? buf_append(out, data + i, size) : buf_append_text(out, REPLACEMENT);
+    }
+    return err;
 }

@@ -23,6 +23,8 @@ struct emit {
     struct buf piece;  /* what the last emit_take gave */
     struct buf taken;  /* token ids (int32_t) since the piece before */
     struct buf tokens; /* the ids that the last emit_take gave */
+    struct buf noted;  /* notes on tokens taken since the piece before, between commas */
+    struct buf notes;  /* a JSON array: those on the ids that the last emit_take gave; or empty */
     bool stopped;      /* a stop string came: held ends before it, no more text is taken */
 };
 
@@ -31,6 +33,9 @@ void emit_done(struct emit *emit); /* safe on zeroed memory */
 
 /* One token and its text (may be empty). */
 MUST_USE enum err emit_token(struct emit *emit, int32_t token, const char *text, size_t len);
+
+/* JSON that goes along with the token put next. */
+MUST_USE enum err emit_note(struct emit *emit, const char *json, size_t len);
 
 /* For a reply that goes on elsewhere, after its tokens were put in: drops `text`, which was said
  * already, and the tokens.  ERR_INVALID: the tokens' text does not begin with it. */
@@ -44,5 +49,8 @@ MUST_USE enum err emit_end(struct emit *emit);
  * emit->piece, and then, or when last, the ids to emit->tokens.  Both are empty when nothing may be
  * said.  Returns whether there is anything in them. */
 MUST_USE enum err emit_take(struct emit *emit, bool last, bool *any);
+
+/* Appends bytes as text: what is no UTF-8, and NUL, as U+FFFD. */
+MUST_USE enum err emit_clean(struct buf *out, const char *data, size_t len);
 
 #endif

@@ -121,33 +121,85 @@ static bool is_role(const char *role)
            strcmp(role, "assistant") == 0;
 }
 
-static enum err check_request(const struct engine *engine, const struct engine_request *request)
+static enum err check_messages(const struct engine_request *request)
 {
-    if (request->messages == NULL) {
-        if (request->raw_prompt == NULL || request->raw_prompt[0] == '\0')
-            return err_set(ERR_INVALID, "there is no message");
-        if (!utf8_is_valid(request->raw_prompt, strlen(request->raw_prompt)))
-            return err_set(ERR_INVALID, "the prompt is not valid UTF-8");
-    } else if (request->message_count == 0) {
+    if (request->messages == NULL || request->message_count == 0)
         return err_set(ERR_INVALID, "there is no message");
-    }
-    for (size_t i = 0; request->messages != NULL && i < request->message_count; i++) {
+    for (size_t i = 0; i < request->message_count; i++) {
         const struct engine_message *message = &request->messages[i];
         if (!is_role(message->role))
             return err_set(ERR_INVALID, "messages[%zu].role is none of system, user, assistant", i);
         if (!utf8_is_valid(message->content, strlen(message->content)))
             return err_set(ERR_INVALID, "messages[%zu].content is not valid UTF-8", i);
     }
-    return check_params(engine, &request->params);
+    return ERR_OK;
+}
+
+static enum err check_prompt(const struct engine_request *request)
+{
+    if (request->messages != NULL || request->raw_prompt == NULL)
+        return check_messages(request);
+    if (request->raw_prompt[0] == '\0')
+        return err_set(ERR_INVALID, "prompt must not be empty");
+    if (!utf8_is_valid(request->raw_prompt, strlen(request->raw_prompt)))
+        return err_set(ERR_INVALID, "prompt is not valid UTF-8");
+    return ERR_OK;
+}
+
+static enum err check_inputs(const struct engine_request *request)
+{
+    if (request->inputs == NULL || request->input_count == 0 ||
+        request->input_count > ENGINE_MAX_INPUTS)
+        return err_set(ERR_INVALID, "input must have 1 to %d texts", ENGINE_MAX_INPUTS);
+    for (size_t i = 0; i < request->input_count; i++) {
+        const char *input = request->inputs[i];
+        if (input[0] == '\0')
+            return err_set(ERR_INVALID, "input[%zu] is empty", i);
+        if (!utf8_is_valid(input, strlen(input)))
+            return err_set(ERR_INVALID, "input[%zu] is not valid UTF-8", i);
+    }
+    return ERR_OK;
+}
+
+static enum err check_request(const struct engine *engine, const struct engine_request *request)
+{
+    enum err err;
+    switch (request->task) {
+    case ENGINE_EMBED:
+        return check_inputs(request);
+    case ENGINE_TOKENIZE:
+        if (request->raw_prompt == NULL ||
+            !utf8_is_valid(request->raw_prompt, strlen(request->raw_prompt)))
+            return err_set(ERR_INVALID, "content is missing or not valid UTF-8");
+        return ERR_OK;
+    case ENGINE_DETOKENIZE:
+        if (request->resume_token_count > ENGINE_MAX_TOKENS)
+            return err_set(ERR_INVALID, "tokens must be at most %d", ENGINE_MAX_TOKENS);
+        return ERR_OK;
+    case ENGINE_TEMPLATE:
+        return check_messages(request);
+    case ENGINE_GENERATE:
+        break;
+    }
+    err = check_prompt(request);
+    return err == ERR_OK ? check_params(engine, &request->params) : err;
+}
+
+static enum err check_search(const struct engine *engine, const struct engine_request *request)
+{
+    if (request->task != ENGINE_GENERATE || request->params.search == NULL ||
+        engine->ops == &blenderbot_ops)
+        return ERR_OK;
+    if (request->params.search->num_return_sequences > 1)
+        return err_set(ERR_INVALID, "n above 1 is not for a model of this kind");
+    return err_set(ERR_INVALID, "num_beams and the like are not for a model of this kind");
 }
 
 enum err engine_start(struct engine *engine, const struct engine_request *request)
 {
     enum err err = check_request(engine, request);
-    if (err == ERR_OK && request->params.search != NULL && engine->ops != &blenderbot_ops)
-        err = request->params.search->num_return_sequences > 1
-                  ? err_set(ERR_INVALID, "n above 1 is not for a model of this kind")
-                  : err_set(ERR_INVALID, "num_beams and the like are not for a model of this kind");
+    if (err == ERR_OK)
+        err = check_search(engine, request);
     return err == ERR_OK ? engine->ops->start(engine, request) : err;
 }
 

@@ -32,8 +32,10 @@ struct engine_config {
                                   share them out: more threads than CPUs is a hundred times slower */
 };
 
-#define ENGINE_MAX_SLOTS 256
-#define ENGINE_AUTO_CTX  4096 /* positions a slot gets when the model could take more */
+#define ENGINE_MAX_SLOTS  256
+#define ENGINE_AUTO_CTX   4096    /* positions a slot gets when the model could take more */
+#define ENGINE_MAX_INPUTS 256     /* texts of one ENGINE_EMBED */
+#define ENGINE_MAX_TOKENS 1000000 /* of one ENGINE_DETOKENIZE */
 
 struct engine_info {
     char name[128]; /* the model's own name, for people */
@@ -110,9 +112,9 @@ struct engine_message {
 /* What a request wants.  All take a slot and end with one last event; only the first has pieces. */
 enum engine_task {
     ENGINE_GENERATE,
-    ENGINE_EMBED,      /* inputs → event.vectors */
-    ENGINE_TOKENIZE,   /* raw_prompt → event.tokens (special-token text in it is ordinary text) and
-                          event.token_texts */
+    ENGINE_EMBED,    /* inputs → event.vectors */
+    ENGINE_TOKENIZE, /* raw_prompt → event.tokens (special-token text in it is ordinary text) and
+                        event.token_texts */
     ENGINE_DETOKENIZE, /* resume_tokens → event.text */
     ENGINE_TEMPLATE,   /* messages → event.text: the prompt that they become */
 };
@@ -121,7 +123,7 @@ struct engine_request {
     enum engine_task task;
     const struct engine_message *messages; /* the chat template is applied; or */
     size_t message_count;
-    const char *raw_prompt; /* given as it is when messages is NULL */
+    const char *raw_prompt;    /* given as it is when messages is NULL */
     const char *const *inputs; /* of ENGINE_EMBED */
     size_t input_count;
     struct engine_params params;
@@ -184,8 +186,8 @@ struct engine_event {
     size_t vector_count, vector_size;
     const char *const *token_texts; /* ENGINE_TOKENIZE: one for each of tokens, U+FFFD for bytes
                                        that are no text by themselves */
-    bool last;      /* the slot is free; the fields below count */
-    enum err error; /* ERR_OK, or the reply failed: error_text says why */
+    bool last;                      /* the slot is free; the fields below count */
+    enum err error;                 /* ERR_OK, or the reply failed: error_text says why */
     const char *error_text;
     enum engine_finish finish;
     unsigned prompt_tokens;

@@ -21,7 +21,6 @@
 #include "sched/budget.h"
 
 #define PROMPT_LIMIT      ((size_t)1 << 26) /* bytes of token ids */
-#define PIECE_MAX         512               /* bytes of one token's text */
 #define SHARE_BYTES_LIMIT ((size_t)1 << 28) /* a bigger cache is not copied */
 
 static void view_slots(struct llama_engine *llama)
@@ -73,23 +72,13 @@ static void choose_sampling(const struct llama_engine *llama, const struct engin
     }
 }
 
-/* Text of a token; control tokens have none. */
-static enum err token_text(const struct llama_engine *llama, int32_t token, char out[PIECE_MAX],
-                           size_t *len)
-{
-    int32_t n = llama_token_to_piece(llama->vocab, token, out, PIECE_MAX, 0, false);
-    if (n < 0)
-        return err_set(ERR_UNSUPPORTED, "token %d has more than %d bytes of text", token,
-                       PIECE_MAX);
-    *len = (size_t)n;
-    return ERR_OK;
-}
-
 static enum err put_token(struct llama_engine *llama, struct llama_slot *slot, int32_t token)
 {
-    char text[PIECE_MAX];
+    char text[LLAMA_PIECE_MAX];
     size_t len = 0;
-    enum err err = token_text(llama, token, text, &len);
+    enum err err = llama_token_text(llama, token, false, text, &len);
+    if (err == ERR_OK && slot->asks.grammar != NULL)
+        err = grammar_accept(slot->asks.grammar, text, len);
     if (err != ERR_OK)
         return err;
     slot->tokens[slot->count++] = token;
@@ -100,7 +89,8 @@ static enum err put_token(struct llama_engine *llama, struct llama_slot *slot, i
 /* Is the reply at its end after the token just put? */
 static bool reached_end(const struct llama_engine *llama, struct llama_slot *slot)
 {
-    if (slot->emit.stopped)
+    const struct grammar *grammar = slot->asks.grammar;
+    if (slot->emit.stopped || (grammar != NULL && grammar_must_end(grammar)))
         slot->finish = ENGINE_FINISH_STOP;
     else if (slot->reply_count >= slot->max_reply || slot->count >= llama->base.info.context)
         slot->finish = ENGINE_FINISH_LENGTH;
@@ -113,12 +103,21 @@ static enum err fill_slot(struct llama_engine *llama, struct llama_slot *slot,
 {
     const struct engine_params *params = &request->params;
     struct emit emit;
-    enum err err = emit_init(&emit, params->stop, params->stop_count);
+    struct llama_asks asks;
+    enum err err = llama_asks_read(llama, &asks, params);
     if (err != ERR_OK)
         return err;
+    err = emit_init(&emit, params->stop, params->stop_count);
+    if (err != ERR_OK) {
+        llama_asks_done(&asks);
+        return err;
+    }
     size_t common = slots_common(slot->tokens, slot->cached, prompt, count);
     if (common == count)
         common--; /* the last one must be computed for its scores */
+    llama_task_done(slot);
+    llama_asks_done(&slot->asks);
+    slot->asks = asks;
     emit_done(&slot->emit);
     slot->emit = emit;
     trim_cache(llama, slot, common);
@@ -159,12 +158,14 @@ static enum err check_fit(const struct llama_engine *llama, const struct engine_
     return ERR_OK;
 }
 
-static enum err llama_start(struct engine *engine, const struct engine_request *request)
+static void take_slot(struct llama_engine *llama, struct llama_slot *slot)
 {
-    struct llama_engine *llama = (struct llama_engine *)engine;
-    unsigned slots = engine->info.slots;
-    if (llama->active >= slots)
-        return err_set(ERR_FULL, "no free slot");
+    slot->order = ++llama->orders;
+    llama->active++;
+}
+
+static enum err start_reply(struct llama_engine *llama, const struct engine_request *request)
+{
     struct buf prompt;
     buf_init(&prompt, PROMPT_LIMIT);
     enum err err = llama_prompt_tokens(llama, request, &prompt);
@@ -174,16 +175,41 @@ static enum err llama_start(struct engine *engine, const struct engine_request *
     if (err == ERR_OK) {
         const int32_t *tokens = (const int32_t *)(const void *)prompt.data;
         view_slots(llama);
-        struct llama_slot *slot = &llama->slots[slots_choose(llama->views, slots, tokens, count)];
+        struct llama_slot *slot =
+            &llama->slots[slots_choose(llama->views, llama->base.info.slots, tokens, count)];
         err = fill_slot(llama, slot, request, tokens, count);
-        if (err == ERR_OK) {
+        if (err == ERR_OK)
             slot->state = reached_end(llama, slot) ? SLOT_ENDING : SLOT_PROMPT;
-            slot->order = ++llama->orders;
-            llama->active++;
-        }
+        if (err == ERR_OK)
+            take_slot(llama, slot);
     }
     buf_done(&prompt);
     return err;
+}
+
+static enum err start_task(struct llama_engine *llama, const struct engine_request *request)
+{
+    view_slots(llama);
+    struct llama_slot *slot =
+        &llama->slots[slots_choose(llama->views, llama->base.info.slots, NULL, 0)];
+    enum err err = llama_task_start(llama, slot, request);
+    if (err != ERR_OK)
+        return err;
+    slot->user = request->user;
+    slot->finish = ENGINE_FINISH_NONE;
+    slot->start_ns = slot->first_ns = slot->last_ns = 0;
+    slot->state = request->task == ENGINE_EMBED ? SLOT_TASK : SLOT_ENDING;
+    take_slot(llama, slot);
+    return ERR_OK;
+}
+
+static enum err llama_start(struct engine *engine, const struct engine_request *request)
+{
+    struct llama_engine *llama = (struct llama_engine *)engine;
+    if (llama->active >= engine->info.slots)
+        return err_set(ERR_FULL, "no free slot");
+    return request->task == ENGINE_GENERATE ? start_reply(llama, request)
+                                            : start_task(llama, request);
 }
 
 static void free_slot(struct llama_engine *llama, struct llama_slot *slot)
@@ -191,6 +217,7 @@ static void free_slot(struct llama_engine *llama, struct llama_slot *slot)
     slot->state = SLOT_FREE;
     slot->order = ++llama->orders;
     llama->active--;
+    llama_asks_done(&slot->asks);
 }
 
 static void llama_cancel(struct engine *engine, const void *user)
@@ -208,12 +235,17 @@ static unsigned llama_active(const struct engine *engine)
     return ((const struct llama_engine *)engine)->active;
 }
 
+static bool is_reply(const struct llama_slot *slot)
+{
+    return slot->state != SLOT_FREE && slot->task == NULL;
+}
+
 static size_t llama_kv_held(const struct engine *engine)
 {
     const struct llama_engine *llama = (const struct llama_engine *)engine;
     size_t held = 0;
     for (unsigned i = 0; i < engine->info.slots; i++)
-        held += llama->slots[i].state != SLOT_FREE ? llama->slots[i].cached : 0;
+        held += is_reply(&llama->slots[i]) ? llama->slots[i].cached : 0;
     return held;
 }
 
@@ -324,31 +356,22 @@ static void fill_batch(struct llama_engine *llama)
     batch->n_tokens = row;
 }
 
-static bool is_ender(const struct llama_engine *llama, int32_t token)
-{
-    return llama_vocab_is_eog(llama->vocab, token);
-}
-
 /* Picks the slot's next token.  ERR: of this sequence alone. */
 static enum err take_token(struct llama_engine *llama, struct llama_slot *slot, int64_t now_ns)
 {
     float *scores = llama_get_logits_ith(llama->ctx, slot->row);
     if (scores == NULL)
         return err_set(ERR_INTERNAL, "the model gave no scores");
-    if (slot->reply_count < slot->min_reply) {
-        for (size_t i = 0; i < llama->ender_count; i++)
-            scores[llama->enders[i]] = -INFINITY;
-    }
     int32_t token = 0;
-    enum err err = sampler_pick(&llama->sampler, scores, llama->vocab_size, &slot->sample,
-                                slot->reply_count, &token);
+    bool over = false;
+    enum err err = llama_pick(llama, slot, scores, &token, &over);
     if (err != ERR_OK)
         return err;
     slot->state = SLOT_DECODE;
     slot->last_ns = now_ns;
     if (slot->first_ns == 0)
         slot->first_ns = now_ns;
-    if (is_ender(llama, token)) {
+    if (over || llama_vocab_is_eog(llama->vocab, token)) {
         slot->finish = ENGINE_FINISH_STOP;
         return ERR_OK;
     }
@@ -358,18 +381,32 @@ static enum err take_token(struct llama_engine *llama, struct llama_slot *slot, 
     return err;
 }
 
-static void fill_last(const struct llama_slot *slot, struct engine_event *event)
+static void set_timings(const struct llama_slot *slot, struct engine_event *event)
 {
-    event->last = true;
-    event->finish = slot->finish;
-    event->prompt_tokens = (unsigned)slot->prompt_count;
-    event->reply_tokens = (unsigned)slot->reply_count;
-    size_t reused = slot->reused < slot->prompt_count ? slot->reused : slot->prompt_count;
-    event->cached_tokens = (unsigned)reused;
     if (slot->first_ns > 0) {
         event->timings.prompt_ms = (double)(slot->first_ns - slot->start_ns) / (double)NS_PER_MS;
         event->timings.decode_ms = (double)(slot->last_ns - slot->first_ns) / (double)NS_PER_MS;
     }
+}
+
+static void fill_last(const struct llama_slot *slot, struct engine_event *event)
+{
+    event->last = true;
+    event->finish = slot->finish;
+    set_timings(slot, event);
+    event->prompt_tokens = (unsigned)slot->prompt_count;
+    event->reply_tokens = (unsigned)slot->reply_count;
+    size_t reused = slot->reused < slot->prompt_count ? slot->reused : slot->prompt_count;
+    event->cached_tokens = (unsigned)reused;
+}
+
+static void fill_failure(struct llama_slot *slot, enum err err, struct engine_event *event)
+{
+    snprintf(slot->error_text, sizeof slot->error_text, "%s", err_text());
+    event->last = true;
+    event->finish = ENGINE_FINISH_NONE;
+    event->error = err;
+    event->error_text = slot->error_text;
 }
 
 /* What this step brought for the slot; whether there is an event.  Frees a slot that ended. */
@@ -381,11 +418,8 @@ static bool make_event(struct llama_engine *llama, struct llama_slot *slot, enum
     if (err == ERR_OK)
         err = emit_take(&slot->emit, ended, &any);
     if (err != ERR_OK) {
-        snprintf(slot->error_text, sizeof slot->error_text, "%s", err_text());
-        slot->finish = ENGINE_FINISH_NONE;
         fill_last(slot, event);
-        event->error = err;
-        event->error_text = slot->error_text;
+        fill_failure(slot, err, event);
         trim_cache(llama, slot, 0); /* what spoilt it may be in there */
         free_slot(llama, slot);
         return true;
@@ -394,6 +428,8 @@ static bool make_event(struct llama_engine *llama, struct llama_slot *slot, enum
     event->text_len = slot->emit.piece.len;
     event->tokens = (const int32_t *)(const void *)slot->emit.tokens.data;
     event->token_count = slot->emit.tokens.len / sizeof(int32_t);
+    event->logprobs = slot->emit.notes.len > 0 ? slot->emit.notes.data : NULL;
+    event->logprobs_len = slot->emit.notes.len;
     if (ended) {
         fill_last(slot, event);
         free_slot(llama, slot);
@@ -401,18 +437,37 @@ static bool make_event(struct llama_engine *llama, struct llama_slot *slot, enum
     return any || ended;
 }
 
-/* Computes the batch, with as many threads as pays. */
+/* A task that is over. */
+static void make_task_event(struct llama_engine *llama, struct llama_slot *slot, enum err err,
+                            struct engine_event *event)
+{
+    *event = (struct engine_event){.user = slot->user};
+    if (err == ERR_OK)
+        err = task_fill_event(&slot->task->result, event);
+    if (err != ERR_OK)
+        fill_failure(slot, err, event);
+    set_timings(slot, event);
+    free_slot(llama, slot);
+}
+
+/* With as many threads as pays. */
+static void set_threads(struct llama_engine *llama, unsigned rows)
+{
+    unsigned threads = crowd_threads(&llama->crowd, rows);
+    if (threads == llama->threads)
+        return;
+    struct ggml_threadpool *pool = pools_for(&llama->pools, threads);
+    if (pool != NULL)
+        llama_attach_threadpool(llama->ctx, pool, NULL);
+    llama_set_n_threads(llama->ctx, (int32_t)threads, (int32_t)threads);
+    llama->threads = threads;
+}
+
+/* Computes the batch. */
 static enum err decode(struct llama_engine *llama)
 {
     unsigned rows = (unsigned)llama->batch.n_tokens;
-    unsigned threads = crowd_threads(&llama->crowd, rows);
-    if (threads != llama->threads) {
-        struct ggml_threadpool *pool = pools_for(&llama->pools, threads);
-        if (pool != NULL)
-            llama_attach_threadpool(llama->ctx, pool, NULL);
-        llama_set_n_threads(llama->ctx, (int32_t)threads, (int32_t)threads);
-        llama->threads = threads;
-    }
+    set_threads(llama, rows);
     int64_t start_ns = clock_mono_ns();
     int32_t status = llama_decode(llama->ctx, llama->batch);
     int64_t spent_ns = clock_mono_ns() - start_ns;
@@ -428,9 +483,47 @@ static enum err decode(struct llama_engine *llama)
     return ERR_OK;
 }
 
+/* The task that began first goes on: whether it came to its end.  Beside replies it gets as many
+ * tokens as a prompt would. */
+static bool step_tasks(struct llama_engine *llama, struct engine_event *event)
+{
+    struct llama_slot *first = NULL;
+    unsigned decoding = 0, waiting = 0;
+    for (unsigned i = 0; i < llama->base.info.slots; i++) {
+        struct llama_slot *slot = &llama->slots[i];
+        decoding += slot->state == SLOT_DECODE;
+        waiting += slot->state == SLOT_PROMPT || slot->state == SLOT_TASK;
+        if (slot->state == SLOT_TASK && (first == NULL || slot->order < first->order))
+            first = slot;
+    }
+    if (first == NULL)
+        return false;
+    bool ended = false;
+    int64_t start_ns = clock_mono_ns();
+    enum err err = llama_task_step(llama, first, budget_prefill(decoding, waiting), &ended);
+    int64_t now_ns = clock_mono_ns();
+    engine_spent(&llama->base, now_ns - start_ns, 1, 0);
+    if (first->start_ns == 0)
+        first->start_ns = start_ns;
+    first->first_ns = first->last_ns = now_ns;
+    if (err != ERR_OK || ended)
+        make_task_event(llama, first, err, event);
+    return err != ERR_OK || ended;
+}
+
+/* What tasks that ended gave was read by now. */
+static void forget_results(struct llama_engine *llama)
+{
+    for (unsigned i = 0; i < llama->base.info.slots; i++) {
+        if (llama->slots[i].state == SLOT_FREE)
+            llama_task_done(&llama->slots[i]);
+    }
+}
+
 static enum err llama_step(struct engine *engine, struct engine_event *events, size_t *count)
 {
     struct llama_engine *llama = (struct llama_engine *)engine;
+    forget_results(llama);
     plan_step(llama, clock_mono_ns());
     fill_batch(llama);
     if (llama->batch.n_tokens > 0) {
@@ -444,6 +537,10 @@ static enum err llama_step(struct engine *engine, struct engine_event *events, s
         struct llama_slot *slot = &llama->slots[i];
         slot->cached += slot->take;
         enum err err = ERR_OK;
+        if (slot->state == SLOT_ENDING && slot->task != NULL) {
+            make_task_event(llama, slot, ERR_OK, &events[made++]);
+            continue;
+        }
         if (slot->row >= 0)
             err = take_token(llama, slot, now_ns);
         else if (slot->state != SLOT_ENDING)
@@ -451,6 +548,7 @@ static enum err llama_step(struct engine *engine, struct engine_event *events, s
         if (make_event(llama, slot, err, &events[made]))
             made++;
     }
+    made += step_tasks(llama, &events[made]);
     *count = made;
     return ERR_OK;
 }

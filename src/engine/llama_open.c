@@ -26,12 +26,23 @@ void llama_engine_close(struct engine *engine)
     for (unsigned i = 0; llama->slots != NULL && i < llama->base.info.slots; i++) {
         free(llama->slots[i].tokens);
         emit_done(&llama->slots[i].emit);
+        llama_asks_done(&llama->slots[i].asks);
+        llama_task_done(&llama->slots[i]);
     }
     free(llama->slots);
     free(llama->views);
     free(llama->enders);
     free(llama->chat_template);
     sampler_done(&llama->sampler);
+    grammar_words_done(&llama->words);
+    buf_done(&llama->note);
+    free(llama->shaped);
+    free(llama->counts);
+    free(llama->allowed);
+    if (llama->embed_batch.token != NULL)
+        llama_batch_free(llama->embed_batch);
+    if (llama->embedder != NULL)
+        llama_free(llama->embedder);
     if (llama->batch.token != NULL)
         llama_batch_free(llama->batch);
     if (llama->ctx != NULL)

@@ -195,51 +195,83 @@ static enum err count_roughly(const struct llama_engine *llama, const char *text
     return err;
 }
 
-static enum err check_size(const struct llama_engine *llama, const struct engine_request *request)
+/* Refuses texts that can't fit the context, before the time is spent to tokenize them. */
+static enum err check_size(const struct llama_engine *llama, const char *what,
+                           const struct engine_message *messages, size_t message_count)
 {
     size_t bytes = 0, count = 0, context = llama->base.info.context;
-    struct engine_message raw = {"user", request->raw_prompt};
-    const struct engine_message *messages = request->messages;
-    size_t message_count = request->message_count;
-    if (messages == NULL) {
-        messages = &raw;
-        message_count = 1;
-    }
     for (size_t i = 0; i < message_count; i++)
         bytes += strlen(messages[i].content);
     if (bytes > context * BYTES_A_TOKEN)
-        return err_set(ERR_LIMIT, "the prompt has %zu bytes and the model takes at most %zu tokens",
+        return err_set(ERR_LIMIT, "%s has %zu bytes and the model takes at most %zu tokens", what,
                        bytes, context - 1);
     enum err err = ERR_OK;
     for (size_t i = 0; err == ERR_OK && bytes > CHUNK_SIZE && i < message_count; i++)
         err = count_roughly(llama, messages[i].content, context, &count);
     if (err == ERR_OK && count > context)
-        return err_set(ERR_LIMIT,
-                       "the prompt has more than %zu tokens and the model takes at most %zu", count,
-                       context - 1);
+        return err_set(ERR_LIMIT, "%s has more than %zu tokens and the model takes at most %zu",
+                       what, count, context - 1);
+    return err;
+}
+
+enum err llama_text_tokens(struct llama_engine *llama, const char *text, const char *what,
+                           bool with_start, struct buf *out)
+{
+    const struct engine_message message = {"user", text};
+    size_t context = llama->base.info.context;
+    enum err err = check_size(llama, what, &message, 1);
+    if (err == ERR_OK)
+        err = tokenize(llama, text, strlen(text), with_start, false, out);
+    if (err == ERR_OK && out->len / sizeof(int32_t) > context)
+        err = err_set(ERR_LIMIT, "%s has %zu tokens and the model takes at most %zu", what,
+                      out->len / sizeof(int32_t), context);
+    return err;
+}
+
+/* A chat's parts, in order; free(*parts).  The template's lie in skeleton, which is initialised by
+ * the caller. */
+static enum err make_parts(const struct llama_engine *llama, const struct engine_request *request,
+                           struct buf *skeleton, struct part **parts, size_t *count)
+{
+    enum err err = check_size(llama, "the prompt", request->messages, request->message_count);
+    if (err != ERR_OK)
+        return err;
+    *parts = calloc(2 * request->message_count + 1, sizeof **parts);
+    if (*parts == NULL)
+        return err_set(ERR_NOMEM, "out of memory");
+    err = make_skeleton(llama, request, skeleton);
+    return err == ERR_OK ? cut_skeleton(request, skeleton, *parts, count) : err;
+}
+
+enum err llama_prompt_text(struct llama_engine *llama, const struct engine_request *request,
+                           struct buf *out)
+{
+    struct buf skeleton;
+    struct part *parts = NULL;
+    size_t count = 0;
+    buf_init(&skeleton, SKELETON_LIMIT);
+    enum err err = make_parts(llama, request, &skeleton, &parts, &count);
+    for (size_t i = 0; err == ERR_OK && i < count; i++)
+        err = buf_append(out, parts[i].text, parts[i].len);
+    free(parts);
+    buf_done(&skeleton);
     return err;
 }
 
 enum err llama_prompt_tokens(struct llama_engine *llama, const struct engine_request *request,
                              struct buf *out)
 {
-    enum err err = check_size(llama, request);
-    if (err != ERR_OK)
-        return err;
     if (request->messages == NULL) {
-        struct part whole = {request->raw_prompt, strlen(request->raw_prompt), true};
-        return tokenize_parts(llama, &whole, 1, out);
+        const struct engine_message raw = {"user", request->raw_prompt};
+        struct part whole = {raw.content, strlen(raw.content), true};
+        enum err err = check_size(llama, "the prompt", &raw, 1);
+        return err == ERR_OK ? tokenize_parts(llama, &whole, 1, out) : err;
     }
     struct buf skeleton;
-    buf_init(&skeleton, SKELETON_LIMIT);
+    struct part *parts = NULL;
     size_t count = 0;
-    struct part *parts = calloc(2 * request->message_count + 1, sizeof *parts);
-    if (parts == NULL)
-        err = err_set(ERR_NOMEM, "out of memory");
-    if (err == ERR_OK)
-        err = make_skeleton(llama, request, &skeleton);
-    if (err == ERR_OK)
-        err = cut_skeleton(request, &skeleton, parts, &count);
+    buf_init(&skeleton, SKELETON_LIMIT);
+    enum err err = make_parts(llama, request, &skeleton, &parts, &count);
     if (err == ERR_OK)
         err = tokenize_parts(llama, parts, count, out);
     if (err == ERR_OK)

@@ -250,3 +250,19 @@ enum err sampler_pick(struct sampler *sampler, const float *scores, size_t vocab
     *token = draw(top, count, sum, params, uniform);
     return ERR_OK;
 }
+
+enum err sampler_best(struct sampler *sampler, const float *scores, size_t vocab_size, size_t most,
+                      size_t *count)
+{
+    if (most > vocab_size)
+        most = vocab_size;
+    enum err err = reserve(sampler, most);
+    if (err == ERR_OK)
+        *count = select_top(sampler->top, most, scores, vocab_size);
+    return err;
+}
+
+double sample_log_sum(const float *scores, size_t vocab_size, float best)
+{
+    return (double)best + log(weigh_all(scores, vocab_size, best, 1));
+}

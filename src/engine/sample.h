@@ -37,6 +37,14 @@ MUST_USE enum err sampler_pick(struct sampler *sampler, const float *scores, siz
                                const struct sample_params *params, uint64_t position,
                                int32_t *token);
 
+/* The `most` best tokens, best first, in sampler->top; returns in *count how many there are: fewer
+ * only where scores are no numbers. */
+MUST_USE enum err sampler_best(struct sampler *sampler, const float *scores, size_t vocab_size,
+                               size_t most, size_t *count);
+
+/* log(Σ e^score), to five digits; best: the highest of the scores. */
+double sample_log_sum(const float *scores, size_t vocab_size, float best);
+
 /* Uniform in [0, 1). */
 double sample_uniform(uint64_t seed, uint64_t position);
 

@@ -14,7 +14,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from harness import ROOT, Stream, free_ports, many, process_start, wait_for
+from harness import ROOT, WYVERN, Stream, free_ports, many, process_start, wait_for
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 SPAN = "00f067aa0ba902b7"
@@ -216,6 +216,21 @@ def test_requests(fake, metrics):
     assert seconds["stop"] >= 0.5
 
 
+def test_buckets_are_those_of_vllm(metrics):
+    """Dashboards and comparisons know these bounds."""
+    first = [.001, .005, .01, .02, .04, .06, .08, .1, .25, .5, .75, 1, 2.5, 5, 7.5, 10, 20, 40, 80,
+             160, 640, 2560]
+    gap = [.01, .025, .05, .075, .1, .15, .2, .3, .4, .5, .75, 1, 2.5, 5, 7.5, 10, 20, 40, 80]
+    whole = [.3, .5, .8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680]
+    text = httpx.get(metrics.gateway, trust_env=False).text
+    for name, bounds in (("time_to_first_token", first), ("inter_token_latency", gap),
+                         ("e2e_request_latency", whole), ("request_queue_time", whole),
+                         ("request_prefill_time", whole), ("request_decode_time", whole)):
+        found = re.findall(rf'^wyvern_{name}_seconds_bucket{{model="[^"]*"(?:,finish_reason="stop")?,'
+                           r'le="([^"]+)"', text, re.M)
+        assert [float(le) for le in found] == [*bounds, float("inf")], name
+
+
 def test_broker_is_away(start):
     """What the gateway knows from the broker alone is not shown on as if it were still so."""
     heard = {"wyvern_workers_ready", "wyvern_slots_ready", "wyvern_storage_used_ratio",
@@ -256,9 +271,53 @@ def test_labels_are_not_the_users(fake, metrics):
 # ---- discovery ----
 
 def discovered(service):
+    """All that is named; nothing while the gateway has not heard everybody yet."""
     reply = httpx.get(service.url + "/sd", trust_env=False)
-    assert reply.status_code == 200 and reply.headers["content-type"] == "application/json"
+    assert reply.headers["content-type"] == "application/json"
+    if reply.status_code == 503:
+        return []
+    assert reply.status_code == 200
     return reply.json()
+
+
+def test_discovery_never_forgets_for_a_moment(start):
+    """A gateway that was started again names all or says that it doesn't know yet: of a part of the
+    list Prometheus would take that the others are gone."""
+    service = start(nodes=2, workers=2)
+    everybody = wait_for(lambda: len(discovered(service)) == 3 and discovered(service), "three targets")
+    pid, = [p for p in service.family if b"\0gateway\0" in open(f"/proc/{p}/cmdline", "rb").read()]
+    os.kill(pid, signal.SIGKILL)
+    lists, deadline = [], time.monotonic() + 20
+    while not lists and time.monotonic() < deadline:
+        try:
+            reply = httpx.get(service.url + "/sd", trust_env=False)
+        except httpx.TransportError:
+            continue  # it is not back yet
+        if reply.status_code == 200:
+            lists.append(reply.json())
+    assert lists == [everybody]
+
+
+def test_discovery_without_a_broker(tmp_path):
+    port, gone = free_ports(1), free_ports(1)
+    (tmp_path / "join.ini").write_text(
+        f"[broker]\nurl = nats://127.0.0.1:{gone}\n"
+        "[model]\nname = m\nfile = fake:tokens=1\nsha256 =\n"
+        "[gateway]\nuser = gateway\npassword = none\n")
+    process = subprocess.Popen(
+        [str(WYVERN), "gateway", "--join", str(tmp_path / "join.ini"), "--port", str(port)],
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        def answers():
+            try:
+                return httpx.get(f"http://127.0.0.1:{port}/health", trust_env=False)
+            except httpx.TransportError:
+                return None
+        wait_for(answers, "the gateway")
+        assert httpx.get(f"http://127.0.0.1:{port}/sd", trust_env=False).status_code == 503
+    finally:
+        process.terminate()
+        process.wait(20)
 
 
 def test_discovery(start):

@@ -256,7 +256,7 @@ void about_sd(struct gateway *gateway, struct http_exchange *exchange,
     if (registry_targets(gateway->registry, host, &json) == ERR_OK)
         http_reply(exchange, 200, NULL, 0, JSON_TYPE, buf_text(&json), json.len);
     else
-        reply_text(exchange, 500, JSON_TYPE, "{}"); /* Prometheus keeps the list it had */
+        reply_text(exchange, 503, JSON_TYPE, "{}"); /* Prometheus keeps the list it had */
     buf_done(&json);
 }
 

@@ -149,6 +149,8 @@ static enum err start(struct gateway *gateway)
     if (err == ERR_OK)
         err = keys_new(&gateway->keys, gateway->settings->keys);
     if (err == ERR_OK)
+        err = cors_new(&gateway->cors, gateway->settings->cors);
+    if (err == ERR_OK)
         err = loop_new(&gateway->loop);
     if (err == ERR_OK)
         err = loop_signal(gateway->loop, SIGTERM, on_signal, gateway);
@@ -197,6 +199,7 @@ int role_gateway(const struct settings *settings, int argc, char **argv)
     sessions_free(&gateway);
     figures_free(gateway.figures);
     keys_free(gateway.keys);
+    cors_free(gateway.cors);
     loop_timer_free(gateway.tick);
     loop_free(gateway.loop);
     join_done(&gateway.join);

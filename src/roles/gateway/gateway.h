@@ -19,6 +19,7 @@
 #include "bus/teller.h"
 #include "config/options.h"
 #include "http/server.h"
+#include "roles/gateway/cors.h"
 #include "roles/gateway/figures.h"
 #include "roles/gateway/keys.h"
 #include "roles/gateway/registry.h"
@@ -40,6 +41,7 @@ struct gateway {
     struct teller *teller;
     struct room *room;
     struct keys *keys;        /* NULL: none are asked for */
+    struct cors *cors;        /* NULL: off */
     struct presence presence; /* boot is our tag: prompts we own carry it */
     struct join join;
     struct session *sessions; /* all */

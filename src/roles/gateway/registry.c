@@ -18,9 +18,12 @@ struct process {
     UT_hash_handle hh;
 };
 
+#define SETTLED_MS (2 * PRESENCE_INTERVAL_MS) /* by then everybody has said that he is there */
+
 struct registry {
     struct bus_subscription *subscription;
     struct process *processes;
+    int64_t first_ns; /* when anybody was heard; 0: not yet */
 };
 
 static void forget(struct registry *registry, struct process *process)
@@ -58,6 +61,8 @@ static void on_presence(void *arg, const struct bus_message *message)
     }
     process->presence = presence;
     process->seen_ns = clock_mono_ns();
+    if (registry->first_ns == 0)
+        registry->first_ns = process->seen_ns;
 }
 
 enum err registry_new(struct registry **out, struct bus *bus)
@@ -242,6 +247,8 @@ enum err registry_targets(struct registry *registry, const char *own_host, struc
     struct process *process, *next;
     struct json_out out;
     char target[PRESENCE_TEXT_MAX];
+    if (registry->first_ns == 0 || clock_mono_ns() - registry->first_ns < SETTLED_MS * NS_PER_MS)
+        return err_set(ERR_UNAVAILABLE, "not everybody has been heard yet");
     HASH_SRT(hh, registry->processes, by_key);
     json_out_begin(&out, buf);
     json_out_array(&out, NULL);

@@ -235,6 +235,8 @@ void gateway_handle(void *arg, struct http_exchange *exchange, const struct http
 {
     struct gateway *gateway = arg;
     const char *method = strcmp(request->method, "HEAD") == 0 ? "GET" : request->method;
+    if (cors_enter(gateway->cors, exchange, request))
+        return;
     for (size_t i = 0; i < ROUTE_COUNT; i++) {
         const struct route *route = &routes[i];
         if (strcmp(method, route->method) != 0 || !is_at(request->path, route->path))
