@@ -16,13 +16,15 @@
 #define TYPES_MAX 7 /* that there are */
 
 /* Rules that are always there.  A text holds no lone surrogates, a number no more digits than
- * clients can take, and between two tokens there is at most one line's end with its indent. */
+ * clients can take, and blanks stand where people put them: behind '{', '[', ',' and before '}' and
+ * ']' one blank, or one line's end with its indent; behind ':' one blank. */
 static const char always[] =
     "ws ::= ( \" \" | \"\\n\" \" \"{0,16} )?\n"
     "value ::= object | array | string | number | boolean | null\n"
-    "object ::= \"{\" ws ( member ( \",\" ws member )* )? \"}\"\n"
-    "member ::= string \":\" ws value ws\n"
-    "array ::= \"[\" ws ( value ws ( \",\" ws value ws )* )? \"]\"\n"
+    "object ::= \"{\" ws ( member ( \",\" ws member )* ws )? \"}\"\n"
+    "member ::= string colon value\n"
+    "colon ::= \":\" \" \"?\n"
+    "array ::= \"[\" ws ( value ( \",\" ws value )* ws )? \"]\"\n"
     "string ::= \"\\\"\" char* \"\\\"\"\n"
     "char ::= [^\"\\\\\\x00-\\x1F\\x7F] | \"\\\\\" escape\n"
     "escape ::= [\"\\\\/bfnrt] | \"u\" code\n"

@@ -205,7 +205,7 @@ static enum err put_prefix(struct walk *walk, const json_t *prefix, size_t count
         err = walk_schema(walk, json_array_get(prefix, i), name, &rule);
         walk_up(walk, up);
         if (err == ERR_OK)
-            err = buf_printf(body, "%s%s ws ", i > 0 ? "\",\" ws " : "", name);
+            err = buf_printf(body, "%s%s ", i > 0 ? "\",\" ws " : "", name);
     }
     return err;
 }
@@ -216,19 +216,17 @@ static enum err put_items(const char *item, int min, int max, bool open, struct 
     char more[64];
     enum err err = ERR_OK;
 
-    snprintf(more, sizeof more, "( \",\" ws %s ws )", item);
+    snprintf(more, sizeof more, "( \",\" ws %s )", item);
     if (max == 0)
-        return ERR_OK;
+        return open ? ERR_OK : buf_append_text(body, "ws");
     if (!open)
         err = put_times(body, more, min, max);
     else {
-        err = buf_printf(body, "%s%s ws ", min == 0 ? "( " : "", item);
+        err = buf_printf(body, "%s%s ", min == 0 ? "( " : "", item);
         if (err == ERR_OK && max != 1)
             err = put_times(body, more, min > 1 ? min - 1 : 0, max > 0 ? max - 1 : -1);
-        if (err == ERR_OK && min == 0)
-            err = buf_append_text(body, " )?");
     }
-    return err;
+    return err == ERR_OK ? buf_append_text(body, open && min == 0 ? " ws )?" : " ws") : err;
 }
 
 static enum err walk_array(struct walk *walk, const json_t *schema, char *name, int *rule)
@@ -307,11 +305,9 @@ static enum err put_member(struct walk *walk, struct member *member, const json_
     if (err == ERR_OK)
         err = json_write(text, &key);
     if (err == ERR_OK)
-        err = buf_append(&key, ":", 1);
-    if (err == ERR_OK)
         err = schema_literal(&body, buf_text(&key), key.len);
     if (err == ERR_OK)
-        err = buf_printf(&body, " ws %s ws", value);
+        err = buf_printf(&body, " colon %s", value);
     if (err == ERR_OK)
         err = walk_make_rule(walk, &body, &rule);
     snprintf(member->rule, sizeof member->rule, "r%d", rule);
@@ -391,7 +387,7 @@ static enum err put_other(struct walk *walk, const json_t *schema, struct object
         walk_up(walk, up);
     }
     if (err == ERR_OK)
-        err = buf_printf(&body, "\"\\\"\" %s \"\\\":\" ws %s ws", name, value);
+        err = buf_printf(&body, "\"\\\"\" %s \"\\\"\" colon %s", name, value);
     if (err == ERR_OK)
         err = walk_make_rule(walk, &body, &rule);
     snprintf(object->other, sizeof object->other, "r%d", rule);
@@ -443,12 +439,13 @@ static enum err put_heads(struct walk *walk, const struct object *object, struct
             snprintf(tails[i], sizeof tails[i], "r%d", rule);
     }
     for (size_t i = 0; err == ERR_OK && i < last; i++)
-        err = buf_printf(body, "%s%s %s", i > 0 ? " | " : "( ", object->members[i].rule,
+        err = buf_printf(body, "%s%s %s", i > 0 ? " | " : "( ( ", object->members[i].rule,
                          tails[i + 1]);
     if (err == ERR_OK && object->first_required == object->count && object->other[0] != '\0')
         err = buf_printf(body, " | %s %s", object->other, object->more);
     if (err == ERR_OK)
-        err = buf_append_text(body, object->first_required == object->count ? " )?" : " )");
+        err =
+            buf_append_text(body, object->first_required == object->count ? " ) ws )?" : " ) ws )");
     buf_done(&tail);
     free(tails);
     return err;
@@ -520,11 +517,13 @@ static enum err put_object(struct walk *walk, const struct object *object, struc
     enum err err = buf_append_text(body, "\"{\" ws ");
 
     if (err == ERR_OK && object->count == 0 && object->other[0] != '\0')
-        err = buf_printf(body, "( %s %s )?", object->other, object->more);
+        err = buf_printf(body, "( %s %s ws )?", object->other, object->more);
     else if (err == ERR_OK && object->count > 0 && object->first_required == 0) {
         err = buf_append_text(body, object->members[0].rule);
         if (err == ERR_OK)
             err = put_tail(object, 1, body);
+        if (err == ERR_OK)
+            err = buf_append_text(body, " ws");
     } else if (err == ERR_OK && object->count > 0) {
         err = put_heads(walk, object, body);
     }
