@@ -29,6 +29,9 @@ struct settings {
     const char *url;  /* http://127.0.0.1:8080 */
     const char *host; /* gateway's listening address */
     int port;
+    const char *keys;     /* file of hashed API keys; NULL: everything is open */
+    const char *cors;     /* origins that browsers may let read replies; NULL: none */
+    const char *key_file; /* holds the key that verbs ask with */
     /* shape of the service */
     int nodes, workers, slots, gateways, responders;
     const char *model;         /* NULL: the default model, where it is found */

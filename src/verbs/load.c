@@ -58,6 +58,7 @@ struct load {
     struct load_view view;
     struct load_gpus *gpus;
     struct buf url, status_url, body;
+    struct api_key key;
     int64_t begin_ns, end_ns;
     double begin_wall;
     bool status_open, status_gone;
@@ -144,6 +145,7 @@ static enum err job_send(struct job *job)
     struct http_call call = {.method = "POST",
                              .url = buf_text(&load->url),
                              .body = buf_text(&load->body),
+                             .bearer = api_key_bearer(&load->key),
                              .connect_ms = CONNECT_MS,
                              .on_data = api_reply_feed,
                              .arg = &job->reply};
@@ -181,8 +183,10 @@ static void status_ask(struct load *load)
     if (load->view.quiet || load->status_open || load->status_gone ||
         now - load->status_ns < STATUS_EACH_NS)
         return;
-    struct http_call call = {
-        .method = "GET", .url = buf_text(&load->status_url), .total_ms = STATUS_MS};
+    struct http_call call = {.method = "GET",
+                             .url = buf_text(&load->status_url),
+                             .bearer = api_key_bearer(&load->key),
+                             .total_ms = STATUS_MS};
     load->status_ns = now;
     load->status_open = http_set_add(load->set, &call, status_ended, load) == ERR_OK;
 }
@@ -319,6 +323,8 @@ static enum err load_prepare(struct load *load, const struct settings *settings)
     if (settings->user != NULL && strlen(settings->user) > PROMPT_MAX_USER)
         return err_set(ERR_USAGE, "--user is longer than %d bytes", PROMPT_MAX_USER);
     enum err err = params_bound(settings->params, &bound);
+    if (err == ERR_OK)
+        err = api_key_read(&load->key, settings);
     if (!bound)
         tokens_default(&load->settings);
     if (err == ERR_OK)

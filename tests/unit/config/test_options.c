@@ -235,7 +235,7 @@ static void the_table_is_sound(void **state)
 {
     static const char *const verbs[] = {"up",     "ask",     "chat",      "load", "status",
                                         "doctor", "convert", "generate",  "node", "gateway",
-                                        "infer",  "respond", "telemetry", "top"};
+                                        "infer",  "respond", "telemetry", "top",  "key"};
     for (size_t i = 0; i < option_row_count; i++) {
         const struct option_row *row = &option_rows[i];
         char env[OPTION_ENV_SIZE];
