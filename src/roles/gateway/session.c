@@ -447,10 +447,13 @@ static void session_heard_record(struct session *session, const struct bus_messa
     if ((!leaving && session->state != SESSION_OPEN) ||
         reply_decode(&record, message->data, message->len) != ERR_OK)
         return;
-    if (leaving)
-        session_erase(session, &record, sequence); /* the cancellation goes its own way */
-    else
+    if (leaving) { /* the cancellation goes its own way */
+        if (session->own && record.text != NULL)
+            figures_ended(session->gateway->figures, &record);
+        session_erase(session, &record, sequence);
+    } else {
         session_record(session, &record, sequence);
+    }
     reply_done(&record);
 }
 
