@@ -1,5 +1,6 @@
-"""What a gateway adds and holds: latency over the engine, completions a second, memory of idle streams,
-readers that leave, replies resumed elsewhere.  docs/BENCHMARKS.md says how each is defined."""
+"""What a gateway adds and holds: latency over the engine, completions a second, memory of idle
+streams, readers that leave, replies resumed elsewhere.  docs/BENCHMARKS.md says how each is defined.
+"""
 
 import json
 import os

@@ -239,6 +239,8 @@ static void on_piece(void *arg, const struct pieces *pieces)
 static enum err put_cancelled(struct cancel *cancel, const struct claim *latest, bool whole)
 {
     bool expired = strcmp(cancel->reason, "expired") == 0;
+    /* Its owner would have dropped the text, but is gone itself. */
+    whole = whole && (cancel->detached || strcmp(cancel->reason, "owner_gone") != 0);
     const struct reply ending = {
         .id = cancel->id,
         .gateway = cancel->gateway,

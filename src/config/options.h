@@ -60,7 +60,7 @@ struct settings {
     const char *broker_pid_file;
     const char *job_mapping;    /* telemetry: folder of files that name the jobs on each GPU */
     const char *procfs, *sysfs; /* telemetry: /proc and /sys */
-    int body_limit_kib, max_connections;
+    int body_limit_kib, file_limit_mib, max_connections;
     /* asking */
     int min_tokens, max_tokens; /* -1: not given */
     double temperature, top_p;  /* NAN: not given */

@@ -109,6 +109,8 @@ const struct option_row option_rows[] = {
      SECONDS_MAX, "on leaving, wait so long for accepted prompts"},
     {"body-limit", OPTION_INT, AT(body_limit_kib), "up gateway", "KIB", "1024", 1, 65536,
      "largest request body"},
+    {"file-limit", OPTION_INT, AT(file_limit_mib), "up gateway", "MIB", "64", 1, 200,
+     "largest file that may be sent to /v1/files"},
     {"max-connections", OPTION_INT, AT(max_connections), "up gateway", "N", "4096", 1, 100000,
      "connections that a gateway holds at once"},
 

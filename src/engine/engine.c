@@ -7,11 +7,13 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "engine/logprobs.h"
 #include "engine/model_file.h"
 #include "engine/ops.h"
 #include "wire/utf8.h"
 
 #define MAX_CONTEXT 1048576
+#define MAX_PENALTY 2.0f /* OpenAI's range */
 
 struct engine_params engine_params_default(void)
 {
@@ -91,6 +93,33 @@ const struct engine_info *engine_info(const struct engine *engine)
     return &engine->info;
 }
 
+static enum err check_penalty(const char *name, float penalty)
+{
+    if (isnan(penalty) || (penalty >= -MAX_PENALTY && penalty <= MAX_PENALTY))
+        return ERR_OK;
+    return err_set(ERR_INVALID, "%s must be from -2 to 2", name);
+}
+
+/* What changes or tells scores. */
+static enum err check_shaping(const struct engine_params *params)
+{
+    enum err err = check_penalty("frequency_penalty", params->frequency_penalty);
+    if (err == ERR_OK)
+        err = check_penalty("presence_penalty", params->presence_penalty);
+    if (err != ERR_OK)
+        return err;
+    if (!isnan(params->repeat_penalty) &&
+        !(params->repeat_penalty > 0 && isfinite(params->repeat_penalty)))
+        return err_set(ERR_INVALID, "repeat_penalty must be more than 0");
+    if (params->logprobs < -1 || params->logprobs > LOGPROBS_MAX)
+        return err_set(ERR_INVALID, "logprobs must be from 0 to %d", LOGPROBS_MAX);
+    for (size_t i = 0; i < params->bias_count; i++) {
+        if (params->bias[i].token < 0 || !isfinite(params->bias[i].bias))
+            return err_set(ERR_INVALID, "logit_bias must have tokens and numbers");
+    }
+    return ERR_OK;
+}
+
 static enum err check_params(const struct engine *engine, const struct engine_params *params)
 {
     if (params->max_tokens < -1 || params->max_tokens == 0)
@@ -112,7 +141,7 @@ static enum err check_params(const struct engine *engine, const struct engine_pa
         if (stop[0] == '\0' || !utf8_is_valid(stop, strlen(stop)))
             return err_set(ERR_INVALID, "stop string %zu is empty or no UTF-8", i);
     }
-    return ERR_OK;
+    return check_shaping(params);
 }
 
 static bool is_role(const char *role)

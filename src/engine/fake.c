@@ -2,7 +2,8 @@
  * fake.c - an engine that plays a script: pieces, delays, errors and deaths, for tests and
  * simulation.
  *
- * Model text: fake:tokens=N,delay_ms=D,load_ms=L,fail_load=1 (each may be left out).  A sequence
+ * Model text: fake:tokens=N,delay_ms=D,load_ms=L,fail_load=1,logprobs=0 (each may be left out;
+ * logprobs=0: an engine that does not tell them, though asked).  A sequence
  * answers N pieces, piece i (from 0) is "TAG.i ", due (i + 1) * D ms after its start, so that
  * sequences do not slow each other.  Words of the last user message override or add:
  *   tokens=N delay_ms=D   for this sequence
@@ -10,6 +11,9 @@
  *   crash_at=K            the process kills itself (SIGKILL) when piece K is due
  *   hang_at=K             the step that should make piece K never returns
  * TAG is the message's first word without '=' in it, "w" if there is none.
+ *
+ * Penalties, biases and grammars change nothing.  Other tasks than replies: fake_task.h; embeddings
+ * take D ms.
  */
 #include <limits.h>
 #include <signal.h>
@@ -21,6 +25,7 @@
 
 #include "base/clock.h"
 #include "engine/emit.h"
+#include "engine/fake_task.h"
 #include "engine/ops.h"
 
 #define MAX_TOKENS   10000000
@@ -48,11 +53,15 @@ struct fake_seq {
     unsigned prompt_tokens;
     char error_text[64];
     struct emit emit;
+    int logprobs; /* alternatives told; -1: nothing is */
+    bool is_task;
+    struct task_result task;
 };
 
 struct fake {
     struct engine base;
     struct script script;
+    bool tells_logprobs;
     struct fake_seq *seqs;
     unsigned active;
 };
@@ -94,15 +103,18 @@ static void sleep_ms(int64_t ms)
         continue;
 }
 
-static enum err read_model(const char *text, struct script *script, int64_t *load_ms)
+static enum err read_model(const char *text, struct script *script, int64_t *load_ms,
+                           int64_t *logprobs)
 {
     int64_t fail = 0;
     *script = (struct script){.tokens = 16, .delay_ms = 10, NEVER, NEVER, NEVER};
     *load_ms = 0;
+    *logprobs = 1;
     while (*text != '\0') {
         size_t len = strcspn(text, ",");
         if (!read_word(text, len, script) &&
             !read_setting(text, len, "load_ms", MAX_DELAY_MS, load_ms) &&
+            !read_setting(text, len, "logprobs", 1, logprobs) &&
             !read_setting(text, len, "fail_load", 1, &fail))
             return err_set(ERR_USAGE,
                            "the fake model does not understand \"%.*s\": use "
@@ -120,8 +132,10 @@ static enum err read_model(const char *text, struct script *script, int64_t *loa
 static void fake_close(struct engine *engine)
 {
     struct fake *fake = (struct fake *)engine;
-    for (unsigned i = 0; fake->seqs != NULL && i < engine->info.slots; i++)
+    for (unsigned i = 0; fake->seqs != NULL && i < engine->info.slots; i++) {
         emit_done(&fake->seqs[i].emit);
+        task_result_done(&fake->seqs[i].task);
+    }
     free(fake->seqs);
     free(fake);
 }
@@ -129,8 +143,8 @@ static void fake_close(struct engine *engine)
 static enum err fake_open(struct engine **out, const struct engine_config *config)
 {
     struct script script;
-    int64_t load_ms;
-    enum err err = read_model(config->model + strlen(FAKE_PREFIX), &script, &load_ms);
+    int64_t load_ms, logprobs;
+    enum err err = read_model(config->model + strlen(FAKE_PREFIX), &script, &load_ms, &logprobs);
     if (err != ERR_OK)
         return err;
     struct fake *fake = calloc(1, sizeof *fake);
@@ -138,6 +152,7 @@ static enum err fake_open(struct engine **out, const struct engine_config *confi
         return err_set(ERR_NOMEM, "out of memory");
     fake->base.ops = &fake_ops;
     fake->script = script;
+    fake->tells_logprobs = logprobs != 0;
     struct engine_info *info = &fake->base.info;
     snprintf(info->name, sizeof info->name, "%s", config->model);
     snprintf(info->arch, sizeof info->arch, "fake");
@@ -230,26 +245,11 @@ static enum err resume(struct fake_seq *seq, const struct engine_request *reques
     return err;
 }
 
-static enum err fake_start(struct engine *engine, const struct engine_request *request)
+/* The script of a reply, and how far it goes. */
+static enum err start_reply(struct fake_seq *seq, const struct engine_request *request)
 {
-    struct fake *fake = (struct fake *)engine;
-    unsigned words = prompt_words(request);
-    if (words >= engine->info.context)
-        return err_set(ERR_LIMIT, "the prompt has %u tokens and the model takes at most %u", words,
-                       engine->info.context - 1);
-    struct fake_seq *seq = fake->seqs;
-    while (seq < fake->seqs + engine->info.slots && seq->active)
-        seq++;
-    if (seq == fake->seqs + engine->info.slots)
-        return err_set(ERR_FULL, "no free slot");
-
-    emit_done(&seq->emit);
-    *seq = (struct fake_seq){.user = request->user,
-                             .script = fake->script,
-                             .start_ns = clock_mono_ns(),
-                             .prompt_tokens = words};
-    read_prompt(seq, last_user_text(request));
     const struct engine_params *params = &request->params;
+    read_prompt(seq, last_user_text(request));
     seq->end = seq->script.tokens;
     if (seq->end < params->min_tokens)
         seq->end = params->min_tokens;
@@ -260,11 +260,45 @@ static enum err fake_start(struct engine *engine, const struct engine_request *r
     enum err err = emit_init(&seq->emit, params->stop, params->stop_count);
     if (err == ERR_OK)
         err = resume(seq, request);
+    seq->ending = seq->next >= seq->end || seq->emit.stopped;
+    return err;
+}
+
+static enum err start_task(struct fake_seq *seq, const struct engine_request *request)
+{
+    seq->is_task = true;
+    task_result_init(&seq->task);
+    seq->ending = request->task != ENGINE_EMBED;
+    return fake_task_run(request, &seq->task);
+}
+
+static enum err fake_start(struct engine *engine, const struct engine_request *request)
+{
+    struct fake *fake = (struct fake *)engine;
+    bool is_task = request->task != ENGINE_GENERATE;
+    unsigned words = is_task ? 0 : prompt_words(request);
+    if (words >= engine->info.context)
+        return err_set(ERR_LIMIT, "the prompt has %u tokens and the model takes at most %u", words,
+                       engine->info.context - 1);
+    struct fake_seq *seq = fake->seqs;
+    while (seq < fake->seqs + engine->info.slots && seq->active)
+        seq++;
+    if (seq == fake->seqs + engine->info.slots)
+        return err_set(ERR_FULL, "no free slot");
+
+    emit_done(&seq->emit);
+    task_result_done(&seq->task);
+    *seq = (struct fake_seq){.user = request->user,
+                             .script = fake->script,
+                             .start_ns = clock_mono_ns(),
+                             .logprobs = fake->tells_logprobs ? request->params.logprobs : -1,
+                             .prompt_tokens = words};
+    enum err err = is_task ? start_task(seq, request) : start_reply(seq, request);
     if (err != ERR_OK) {
         emit_done(&seq->emit);
+        task_result_done(&seq->task);
         return err;
     }
-    seq->ending = seq->next >= seq->end || seq->emit.stopped;
     seq->active = true;
     fake->active++;
     return ERR_OK;
@@ -328,7 +362,11 @@ static enum err make_piece(struct fake_seq *seq)
                        (long long)seq->next);
     char text[TAG_MAX + 32];
     int len = piece_text(text, sizeof text, seq, seq->next);
-    enum err err = emit_token(&seq->emit, (int32_t)seq->next, text, (size_t)len);
+    enum err err = ERR_OK;
+    if (seq->logprobs >= 0)
+        err = fake_tell_logprobs(&seq->emit, seq->next, text, (size_t)len, seq->logprobs);
+    if (err == ERR_OK)
+        err = emit_token(&seq->emit, (int32_t)seq->next, text, (size_t)len);
     if (err == ERR_OK) {
         seq->next++;
         seq->ending = seq->next >= seq->end || seq->emit.stopped;
@@ -348,10 +386,33 @@ static void fill_last(struct fake_seq *seq, struct engine_event *event, int64_t 
     event->timings.decode_ms = (double)(now_ns - seq->first_ns) / (double)NS_PER_MS;
 }
 
+static void fail(struct fake_seq *seq, enum err err, struct engine_event *event)
+{
+    event->error = err;
+    event->finish = ENGINE_FINISH_NONE;
+    snprintf(seq->error_text, sizeof seq->error_text, "%s", err_text());
+    event->error_text = seq->error_text;
+    event->last = true;
+}
+
+static void step_task(struct fake *fake, struct fake_seq *seq, struct engine_event *event)
+{
+    *event = (struct engine_event){.user = seq->user};
+    enum err err = task_fill_event(&seq->task, event);
+    if (err != ERR_OK)
+        fail(seq, err, event);
+    seq->active = false;
+    fake->active--;
+}
+
 /* One sequence's part of a step; whether there is an event. */
 static bool step_seq(struct fake *fake, struct fake_seq *seq, int64_t now_ns,
                      struct engine_event *event)
 {
+    if (seq->is_task) {
+        step_task(fake, seq, event);
+        return true;
+    }
     *event = (struct engine_event){.user = seq->user};
     enum err err = seq->ending ? ERR_OK : make_piece(seq);
     bool first = seq->first_ns == 0; /* it computes nothing: its waits stand for that */
@@ -363,15 +424,14 @@ static bool step_seq(struct fake *fake, struct fake_seq *seq, int64_t now_ns,
         err = emit_take(&seq->emit, seq->ending, &any);
     if (err != ERR_OK) {
         fill_last(seq, event, now_ns);
-        event->error = err;
-        event->finish = ENGINE_FINISH_NONE;
-        snprintf(seq->error_text, sizeof seq->error_text, "%s", err_text());
-        event->error_text = seq->error_text;
+        fail(seq, err, event);
     } else {
         event->text = seq->emit.piece.len > 0 ? seq->emit.piece.data : NULL;
         event->text_len = seq->emit.piece.len;
         event->tokens = (const int32_t *)(const void *)seq->emit.tokens.data;
         event->token_count = seq->emit.tokens.len / sizeof(int32_t);
+        event->logprobs = seq->emit.notes.len > 0 ? seq->emit.notes.data : NULL;
+        event->logprobs_len = seq->emit.notes.len;
         if (seq->ending)
             fill_last(seq, event, now_ns);
     }

@@ -19,8 +19,8 @@
 #define SEEN_SIZE  32768           /* power of two */
 #define SEEN_MAX   (SEEN_SIZE / 2) /* instructions gone through for one character */
 #define TRAIL_MAX  ((size_t)1 << 18)
-#define LEVELS_MAX 1024    /* bytes of one word */
-#define WORK_MAX   3000000 /* instructions gone through in one call */
+#define LEVELS_MAX 1024     /* bytes of one word */
+#define WORK_MAX   16000000 /* instructions gone through in one call: some 50 ms */
 #define SWEEP_MIN  1024
 
 struct frame {

@@ -51,6 +51,8 @@ struct grammar_rules {
 /* ERR_INVALID: a sentence that begins with "grammar": too big, nested too deeply, malformed, a rule
  * missing or defined twice, left recursion. */
 MUST_USE enum err grammar_rules_read(struct grammar_rules *out, const char *text);
+/* Its part that looks at all rules together; sets root.  Their names are still there. */
+MUST_USE enum err grammar_rules_check(struct grammar_rules *rules);
 void grammar_rules_done(struct grammar_rules *rules); /* safe on zeroed memory */
 
 #endif

@@ -13,14 +13,11 @@
 #include <string.h>
 
 #include "engine/llama_engine.h"
-#include "wire/json.h"
+#include "engine/logprobs.h"
 
-#define PENALTY_MAX    2.0f /* OpenAI's range */
-#define REPEAT_WINDOW  64   /* tokens that repeat_penalty looks back on, as llama.cpp does */
-#define REDRAW         UINT64_C(0xA0761D6478BD642F) /* another stream of random numbers */
-#define LOGPROBS_MAX   20
-#define LOGPROB_LOWEST (-9999.0) /* OpenAI's way to say: never */
-#define NOTE_LIMIT     ((size_t)1 << 20)
+#define REPEAT_WINDOW 64 /* tokens that repeat_penalty looks back on, as llama.cpp does */
+#define REDRAW        UINT64_C(0xA0761D6478BD642F) /* another stream of random numbers */
+#define NOTE_LIMIT    ((size_t)1 << 20)
 
 static enum err out_of_memory(void)
 {
@@ -47,42 +44,13 @@ void llama_asks_done(struct llama_asks *asks)
     *asks = (struct llama_asks){0};
 }
 
-static enum err read_penalty(const char *name, float given, float *out)
-{
-    *out = 0;
-    if (isnan(given))
-        return ERR_OK;
-    if (!(given >= -PENALTY_MAX && given <= PENALTY_MAX))
-        return err_set(ERR_INVALID, "%s must be from -2 to 2", name);
-    *out = given;
-    return ERR_OK;
-}
-
-static enum err read_numbers(struct llama_asks *out, const struct engine_params *params)
-{
-    enum err err = read_penalty("frequency_penalty", params->frequency_penalty, &out->frequency);
-    if (err == ERR_OK)
-        err = read_penalty("presence_penalty", params->presence_penalty, &out->presence);
-    if (err != ERR_OK)
-        return err;
-    out->repeat = isnan(params->repeat_penalty) ? 1 : params->repeat_penalty;
-    if (!(out->repeat > 0) || !isfinite(out->repeat))
-        return err_set(ERR_INVALID, "repeat_penalty must be more than 0");
-    if (params->logprobs < -1 || params->logprobs > LOGPROBS_MAX)
-        return err_set(ERR_INVALID, "logprobs must be from 0 to %d", LOGPROBS_MAX);
-    out->logprobs = params->logprobs;
-    return ERR_OK;
-}
-
 static enum err read_bias(const struct llama_engine *llama, struct llama_asks *out,
                           const struct engine_params *params)
 {
     for (size_t i = 0; i < params->bias_count; i++) {
-        if (params->bias[i].token < 0 || (size_t)params->bias[i].token >= llama->vocab_size)
+        if ((size_t)params->bias[i].token >= llama->vocab_size)
             return err_set(ERR_INVALID, "logit_bias has the token %d, which the model has not",
                            params->bias[i].token);
-        if (!isfinite(params->bias[i].bias))
-            return err_set(ERR_INVALID, "logit_bias must have numbers as its values");
     }
     if (params->bias_count == 0)
         return ERR_OK;
@@ -125,10 +93,13 @@ static enum err read_grammar(struct llama_engine *llama, struct llama_asks *out,
 enum err llama_asks_read(struct llama_engine *llama, struct llama_asks *out,
                          const struct engine_params *params)
 {
-    struct llama_asks asks = {0};
-    enum err err = read_numbers(&asks, params);
-    if (err == ERR_OK)
-        err = read_bias(llama, &asks, params);
+    struct llama_asks asks = {
+        .frequency = isnan(params->frequency_penalty) ? 0 : params->frequency_penalty,
+        .presence = isnan(params->presence_penalty) ? 0 : params->presence_penalty,
+        .repeat = isnan(params->repeat_penalty) ? 1 : params->repeat_penalty,
+        .logprobs = params->logprobs,
+    };
+    enum err err = read_bias(llama, &asks, params);
     if (err == ERR_OK && params->grammar != NULL)
         err = read_grammar(llama, &asks, params->grammar);
     asks.any = asks.frequency != 0 || asks.presence != 0 || asks.repeat != 1 ||
@@ -260,13 +231,7 @@ static void write_token(struct json_out *out, const struct llama_engine *llama, 
     size_t len = 0;
     if (llama_token_text(llama, token, true, text, &len) != ERR_OK)
         len = 0;
-    json_out_text_len(out, "token", text, len);
-    double rounded = round(logprob * 1e6) / 1e6;
-    json_out_number(out, "logprob", rounded > LOGPROB_LOWEST ? rounded : LOGPROB_LOWEST);
-    json_out_array(out, "bytes");
-    for (size_t i = 0; i < len; i++)
-        json_out_uint(out, NULL, (unsigned char)text[i]);
-    json_out_array_end(out);
+    logprobs_write_token(out, text, len, logprob);
 }
 
 static enum err tell_logprobs(struct llama_engine *llama, struct llama_slot *slot,

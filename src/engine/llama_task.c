@@ -98,12 +98,14 @@ static enum err write_prompt(struct llama_engine *llama, struct llama_task *task
 
 /* ---- embeddings ---- */
 
-static enum err read_pooling(struct llama_engine *llama)
+/* *named: the file says something. */
+static enum err read_pooling(struct llama_engine *llama, bool *named)
 {
     char key[64], text[16];
     snprintf(key, sizeof key, "%s.pooling_type", llama->base.info.arch);
     llama->embed_pooling = LLAMA_POOLING_TYPE_MEAN;
-    if (llama_model_meta_val_str(llama->model, key, text, sizeof text) > 0)
+    *named = llama_model_meta_val_str(llama->model, key, text, sizeof text) > 0;
+    if (*named)
         llama->embed_pooling = (int)strtol(text, NULL, 10);
     if (llama->embed_pooling == LLAMA_POOLING_TYPE_NONE)
         llama->embed_pooling = LLAMA_POOLING_TYPE_MEAN;
@@ -118,7 +120,8 @@ static enum err open_embedder(struct llama_engine *llama)
 {
     if (llama->embedder != NULL)
         return ERR_OK;
-    enum err err = read_pooling(llama);
+    bool named;
+    enum err err = read_pooling(llama, &named);
     if (err != ERR_OK)
         return err;
     struct llama_context_params params = llama_context_default_params();
@@ -128,7 +131,8 @@ static enum err open_embedder(struct llama_engine *llama)
     params.n_outputs_max_per_seq = CHUNK;
     params.n_threads = params.n_threads_batch = (int32_t)llama->threads;
     params.embeddings = true;
-    params.pooling_type = LLAMA_POOLING_TYPE_NONE; /* a text is more than one batch: done here */
+    if (named)
+        params.pooling_type = LLAMA_POOLING_TYPE_NONE; /* a text is several batches: done here */
     params.no_perf = true;
     struct llama_context *made = llama_init_from_model(llama->model, params);
     if (made == NULL)

@@ -269,6 +269,19 @@ void http_stream_end(struct http_exchange *exchange)
     server_mark_dirty(conn);
 }
 
+void http_stream_abort(struct http_exchange *exchange)
+{
+    struct connection *conn = connection_of(exchange);
+    assert(exchange->open && exchange->reply == REPLY_STREAMING);
+    if (conn->phase == PHASE_CLOSED) { /* nobody is told: this ends it */
+        exchange->reply = REPLY_WHOLE;
+        connection_end_orphan(conn);
+        return;
+    }
+    conn->dropping = true;
+    server_mark_dirty(conn);
+}
+
 /* {"error":{"message":…}} when the role has no shape of its own. */
 static size_t error_body(const struct http_server *server, int status, const char *message,
                          char *out, size_t cap)

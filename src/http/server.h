@@ -134,6 +134,8 @@ void http_stream_begin(struct http_exchange *exchange, int status,
  * before this write. */
 bool http_stream_write(struct http_exchange *exchange, const void *data, size_t len);
 void http_stream_end(struct http_exchange *exchange);
+/* Breaks a streamed reply off, so that its reader sees that it is not whole; on_close comes. */
+void http_stream_abort(struct http_exchange *exchange);
 /* Calls fn once, when the kernel has taken all that was written, from the loop; not when the reader
  * leaves before that.  For what is written as fast as it is read.  NULL: not any more. */
 typedef void http_drained_fn(void *arg);

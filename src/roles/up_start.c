@@ -99,6 +99,7 @@ static enum err start_gateway(struct up *up, unsigned i, const char *host,
     args_number(&args, "--max-reply", s->max_reply_s);
     args_number(&args, "--keep", s->keep_hours);
     args_number(&args, "--body-limit", s->body_limit_kib);
+    args_number(&args, "--file-limit", s->file_limit_mib);
     args_number(&args, "--max-connections", s->max_connections);
     args_text(&args, "--keys", s->keys);
     args_text(&args, "--cors", s->cors);

@@ -77,6 +77,14 @@ static void on_stop(int signum)
 
 /* ---- one prompt ---- */
 
+/* "user", or "key/user" where keys are asked for. */
+static bool is_prompter(const char *prompter, const char *user)
+{
+    size_t len = strlen(prompter), user_len = strlen(user);
+    return len >= user_len && strcmp(prompter + len - user_len, user) == 0 &&
+           (len == user_len || prompter[len - user_len - 1] == '/');
+}
+
 static void outcome_fill(struct outcome *outcome, const struct job *job)
 {
     const struct api_reply *reply = &job->reply;
@@ -84,7 +92,7 @@ static void outcome_fill(struct outcome *outcome, const struct job *job)
     int64_t now = clock_mono_ns();
     const char *prompter = api_reply_field(reply, "prompter");
     outcome->answered = true;
-    outcome->wrong = reply->mixed || (reply->wyvern != NULL && strcmp(prompter, job->user) != 0);
+    outcome->wrong = reply->mixed || (reply->wyvern != NULL && !is_prompter(prompter, job->user));
     memcpy(outcome->response_id, reply->response_id, sizeof outcome->response_id);
     json_text_copy(reply->wyvern, "inference_worker", outcome->worker, sizeof outcome->worker);
     json_text_copy(reply->wyvern, "node", outcome->node, sizeof outcome->node);

@@ -13,8 +13,12 @@ static bool start(struct engine *engine, const char *prompt, int beams, void *us
 {
     struct engine_search search = engine_search_default();
     search.num_beams = beams;
-    struct engine_request request = {
-        .raw_prompt = prompt, .user = user, .truncate_left = true, .trace = true};
+    const struct engine_message message = {"user", prompt};
+    struct engine_request request = {.messages = &message,
+                                     .message_count = 1,
+                                     .user = user,
+                                     .truncate_left = true,
+                                     .trace = true};
     request.params = engine_params_default();
     request.params.max_tokens = 3;
     request.params.seed = 1;

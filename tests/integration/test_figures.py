@@ -14,7 +14,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from harness import ROOT, WYVERN, Stream, free_ports, many, process_start, wait_for
+from harness import ROOT, WYVERN, Stream, free_ports, many, process_start, run, wait_for
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 SPAN = "00f067aa0ba902b7"
@@ -247,9 +247,13 @@ def test_broker_is_away(start):
         os.kill(service.status()["broker"]["pid"], signal.SIGKILL)
         wait_for(lambda: shown()[0] == 0, "a gateway without a broker")
         assert shown() == (0, set())
+        said = run("status", "--url", service.url, check=0).stdout
+        assert "is away" in said and "queue: not known" in said
     finally:
         os.kill(service.process.pid, signal.SIGCONT)
     wait_for(lambda: shown() == (1, heard), "the broker back")
+    said = run("status", "--url", service.url, check=0).stdout
+    assert "is away" not in said and "queue: 0 waiting" in said
     assert service.ask("hello")["choices"]
 
 

@@ -67,6 +67,7 @@ static void clear_sequence(struct bb_sequence *seq)
 {
     bb_search_done(&seq->search);
     emit_done(&seq->emit);
+    task_result_done(&seq->task);
     buf_done(&seq->texts);
     free(seq->prompt);
     free(seq->resumed);
@@ -101,17 +102,31 @@ static enum err fill_sequence(struct bb_engine *engine, struct bb_sequence *seq,
     return err;
 }
 
+static enum err fill_task(struct bb_engine *engine, struct bb_sequence *seq,
+                          const struct engine_request *request)
+{
+    clear_sequence(seq);
+    seq->is_task = true;
+    seq->user = request->user;
+    task_result_init(&seq->task);
+    return bb_task_run(engine, request, &seq->task);
+}
+
 static enum err bb_start(struct engine *base, const struct engine_request *request)
 {
     struct bb_engine *engine = (struct bb_engine *)base;
     struct bb_sequence *seq = NULL;
+    if (request->task == ENGINE_GENERATE && request->messages == NULL)
+        return err_set(ERR_UNSUPPORTED, "prompt can't be continued by a model of this kind: it "
+                                        "answers messages");
     for (unsigned i = 0; i < base->info.slots && seq == NULL; i++) {
         if (!engine->sequences[i].active)
             seq = &engine->sequences[i];
     }
     if (seq == NULL)
         return err_set(ERR_FULL, "no free slot");
-    enum err err = fill_sequence(engine, seq, request);
+    enum err err = request->task == ENGINE_GENERATE ? fill_sequence(engine, seq, request)
+                                                    : fill_task(engine, seq, request);
     if (err == ERR_OK) {
         seq->active = true;
         engine->active++;
@@ -203,7 +218,7 @@ static enum err encode_new(struct bb_engine *engine)
         busy = busy || (engine->sequences[i].active && engine->sequences[i].encoded);
     for (unsigned i = 0; i < engine->base.info.slots; i++) {
         struct bb_sequence *seq = &engine->sequences[i];
-        if (!seq->active || seq->encoded)
+        if (!seq->active || seq->encoded || seq->is_task)
             continue;
         enum err err = encode(engine, seq);
         if (err != ERR_OK || busy)
@@ -524,6 +539,21 @@ static bool make_event(struct bb_engine *engine, struct bb_sequence *seq, enum e
     return any || ended;
 }
 
+/* A task is over with its first step. */
+static void make_task_event(struct bb_engine *engine, struct bb_sequence *seq,
+                            struct engine_event *event)
+{
+    *event = (struct engine_event){.user = seq->user};
+    enum err err = task_fill_event(&seq->task, event);
+    if (err != ERR_OK) {
+        snprintf(seq->error_text, sizeof seq->error_text, "%s", err_text());
+        event->error = err;
+        event->error_text = seq->error_text;
+        event->last = true;
+    }
+    free_sequence(engine, seq);
+}
+
 static enum err bb_step(struct engine *base, struct engine_event *events, size_t *count)
 {
     struct bb_engine *engine = (struct bb_engine *)base;
@@ -541,6 +571,8 @@ static enum err bb_step(struct engine *base, struct engine_event *events, size_t
     for (unsigned i = 0; i < base->info.slots; i++) {
         struct bb_sequence *seq = &engine->sequences[i];
         size_t own = count_rows(seq);
+        if (seq->active && seq->is_task)
+            make_task_event(engine, seq, &events[made++]);
         if (own == 0)
             continue;
         float *scores = engine->scores + row * engine->model.vocab_size;

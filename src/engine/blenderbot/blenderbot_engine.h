@@ -2,7 +2,7 @@
  * blenderbot_engine.h - the engine for Blenderbot, an encoder-decoder.  Private to src/engine/.
  *
  * blenderbot.c runs the sequences, params.c says how each is searched, prompt.c turns a request
- * into ids, model.c loads, graph.c computes, search.c chooses tokens.
+ * into ids and does what is no reply, model.c loads, graph.c computes, search.c chooses tokens.
  */
 #ifndef WYVERN_ENGINE_BLENDERBOT_ENGINE_H
 #define WYVERN_ENGINE_BLENDERBOT_ENGINE_H
@@ -12,11 +12,14 @@
 #include "engine/emit.h"
 #include "engine/ops.h"
 #include "engine/pools.h"
+#include "engine/task.h"
 #include "sched/crowd.h"
 
 struct bb_sequence {
     bool active;
     bool encoded;
+    bool is_task; /* no reply: task has all there is */
+    struct task_result task;
     void *user;
     int32_t *prompt; /* with its end token */
     size_t prompt_count, truncated;
@@ -57,6 +60,10 @@ struct bb_engine {
 MUST_USE enum err bb_prompt_ids(const struct bb_engine *engine,
                                 const struct engine_request *request, struct buf *out,
                                 size_t *truncated);
+
+/* Text and tokens: all but replies and embeddings. */
+MUST_USE enum err bb_task_run(const struct bb_engine *engine, const struct engine_request *request,
+                              struct task_result *result);
 
 /* What a request asks for over the checkpoint's defaults.  ERR_INVALID. */
 MUST_USE enum err bb_params_resolve(const struct bb_engine *engine,

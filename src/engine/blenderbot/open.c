@@ -118,6 +118,7 @@ void bb_engine_close(struct engine *base)
         struct bb_sequence *seq = &engine->sequences[i];
         bb_search_done(&seq->search);
         emit_done(&seq->emit);
+        task_result_done(&seq->task);
         buf_done(&seq->texts);
         free(seq->prompt);
         free(seq->resumed);

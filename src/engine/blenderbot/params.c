@@ -105,12 +105,38 @@ static void take_sampling(const struct engine_params *params, struct bb_search_p
     }
 }
 
+static enum err refuse(const char *name)
+{
+    return err_set(ERR_UNSUPPORTED, "%s is not supported by a model of this kind", name);
+}
+
+/* What a search over whole replies has no place for. */
+static enum err refuse_shaping(const struct engine_params *params)
+{
+    if (!isnan(params->frequency_penalty) && fabsf(params->frequency_penalty) > 0)
+        return refuse("frequency_penalty");
+    if (!isnan(params->presence_penalty) && fabsf(params->presence_penalty) > 0)
+        return refuse("presence_penalty");
+    if (!isnan(params->repeat_penalty) && fabsf(params->repeat_penalty - 1) > 0)
+        return refuse("repeat_penalty");
+    if (params->logprobs >= 0)
+        return refuse("logprobs");
+    if (params->bias_count > 0)
+        return refuse("logit_bias");
+    if (params->grammar != NULL)
+        return refuse("grammar");
+    return ERR_OK;
+}
+
 enum err bb_params_resolve(const struct bb_engine *engine, const struct engine_params *params,
                            struct bb_search_params *out)
 {
     struct bb_search_params resolved = engine->model.defaults;
+    enum err err = refuse_shaping(params);
+    if (err != ERR_OK)
+        return err;
     if (params->search != NULL) {
-        enum err err = take_search(engine, params->search, &resolved);
+        err = take_search(engine, params->search, &resolved);
         if (err != ERR_OK)
             return err;
     }

@@ -123,3 +123,68 @@ enum err bb_prompt_ids(const struct bb_engine *engine, const struct engine_reque
     *truncated = all > count ? all - count : cut > 0;
     return buf_append(out, &engine->model.prompt_end, sizeof engine->model.prompt_end);
 }
+
+static enum err split_text(const struct bb_engine *engine, const char *text,
+                           struct task_result *result)
+{
+    const struct bb_tokenizer *tokenizer = engine->model.tokenizer;
+    size_t most = engine->base.info.context * bb_tokenizer_longest(tokenizer), len = strlen(text);
+    if (len > most)
+        return err_set(ERR_LIMIT, "content has %zu bytes and the model takes at most %u tokens",
+                       len, engine->base.info.context);
+    struct buf ids;
+    buf_init(&ids, TEXT_LIMIT);
+    enum err err = len > 0 ? bb_tokenizer_encode(tokenizer, text, len, &ids) : ERR_OK;
+    for (size_t at = 0; at < ids.len && err == ERR_OK; at += sizeof(int32_t)) {
+        int32_t id;
+        memcpy(&id, ids.data + at, sizeof id);
+        const char *word = bb_tokenizer_text(tokenizer, id, &len);
+        err = task_add_token(result, id, word, len);
+    }
+    result->prompt_tokens = (unsigned)(ids.len / sizeof(int32_t));
+    buf_done(&ids);
+    return err;
+}
+
+/* Special tokens have no text. */
+static enum err join_tokens(const struct bb_engine *engine, const struct engine_request *request,
+                            struct task_result *result)
+{
+    struct buf text;
+    buf_init(&text, TEXT_LIMIT);
+    enum err err = ERR_OK;
+    for (size_t i = 0; i < request->resume_token_count && err == ERR_OK; i++) {
+        size_t len;
+        int32_t id = request->resume_tokens[i];
+        if (id < 0 || (size_t)id >= engine->model.vocab_size) {
+            err = err_set(ERR_INVALID, "tokens has %d, which the model has not", id);
+            break;
+        }
+        const char *word = bb_tokenizer_text(engine->model.tokenizer, id, &len);
+        err = buf_append(&text, word, len);
+    }
+    if (err == ERR_OK)
+        err = task_add_text(result, buf_text(&text), text.len);
+    result->prompt_tokens = (unsigned)request->resume_token_count;
+    buf_done(&text);
+    return err;
+}
+
+enum err bb_task_run(const struct bb_engine *engine, const struct engine_request *request,
+                     struct task_result *result)
+{
+    struct turns turns = {request->messages, request->message_count, 0};
+    switch (request->task) {
+    case ENGINE_TOKENIZE:
+        return split_text(engine, request->raw_prompt, result);
+    case ENGINE_DETOKENIZE:
+        return join_tokens(engine, request, result);
+    case ENGINE_TEMPLATE:
+        result->has_text = true;
+        return join_turns(&turns, &result->text);
+    case ENGINE_EMBED:
+    case ENGINE_GENERATE:
+        break;
+    }
+    return err_set(ERR_UNSUPPORTED, "model gives no embeddings: it is an encoder-decoder");
+}

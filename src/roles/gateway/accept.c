@@ -226,6 +226,7 @@ static enum err read_key(struct acceptance *acceptance, const struct http_reques
     if (err == ERR_OK) {
         snprintf(acceptance->object, sizeof acceptance->object, "idem.%s", digest);
         acceptance->asked->detached = true; /* so that it is there for who asks again */
+        acceptance->asked->shared = true;
     }
     return err;
 }

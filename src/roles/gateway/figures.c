@@ -134,7 +134,8 @@ static const struct metric rows[ROW_COUNT] = {
                     "1 while the broker is connected."},
     [ROW_STORAGE] = {.name = "wyvern_storage_used_ratio",
                      METRIC_GAUGE,
-                     "Share of a stream's disk space in use; nothing is accepted from 0.9 on.",
+                     "Share of a stream's disk space in use; from 0.9 on no prompts are accepted "
+                     "(OBJECTS: no files and batches).",
                      .labels = {"stream"}},
     [ROW_HTTP_RESPONSES] = {.name = "wyvern_http_responses_total",
                             METRIC_COUNTER,

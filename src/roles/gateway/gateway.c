@@ -2,6 +2,7 @@
  * The gateway: people's way in.  See gateway.h for who does what.
  */
 #include "roles/gateway/gateway.h"
+#include "roles/gateway/files.h"
 #include "api/params.h"
 
 #include <signal.h>
@@ -94,6 +95,7 @@ static enum err listen_http(struct gateway *gateway)
                    .connections = (unsigned)settings->max_connections},
         .handler = gateway_handle,
         .error_body = gateway_error_body,
+        .body_limit = files_body_limit,
         .arg = gateway,
     };
     enum err err = http_server_new(&gateway->http, gateway->loop, &config);

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "roles/gateway/accept.h"
+#include "roles/gateway/files.h"
 #include "roles/gateway/gateway.h"
 #include "roles/gateway/stored.h"
 #include "wire/json.h"
@@ -167,6 +168,11 @@ static const struct route {
     {"POST", "/v1/embeddings", NULL, embedding_parse, false},
     {"GET", "/v1/models", about_models, NULL, false},
     {"GET", "/v1/models/*", about_model, NULL, false},
+    {"POST", "/v1/files", files_post, NULL, false},
+    {"GET", "/v1/files", files_list, NULL, false},
+    {"GET", "/v1/files/*", files_get, NULL, false},
+    {"DELETE", "/v1/files/*", files_delete, NULL, false},
+    {"GET", "/v1/files/*/content", files_content, NULL, false},
     {"POST", "/tokenize", NULL, tokenize_parse, false},
     {"POST", "/detokenize", NULL, detokenize_parse, false},
     {"POST", "/apply-template", NULL, template_parse, false},

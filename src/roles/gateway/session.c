@@ -56,7 +56,7 @@ struct session {
     double created;
     bool detached;
     bool background; /* its reader hears only that it was accepted */
-    bool again;      /* its prompt may be in the queue already */
+    bool again;      /* its prompt may be in the queue already, put by another */
     bool own;        /* its prompt was put by us: counted in our figures */
     enum session_state state;
     unsigned pending; /* bus operations that name this session */
@@ -447,10 +447,13 @@ static void session_heard_record(struct session *session, const struct bus_messa
     if ((!leaving && session->state != SESSION_OPEN) ||
         reply_decode(&record, message->data, message->len) != ERR_OK)
         return;
-    if (leaving)
-        session_erase(session, &record, sequence); /* the cancellation goes its own way */
-    else
+    if (leaving) { /* the cancellation goes its own way */
+        if (session->own && record.text != NULL)
+            figures_ended(session->gateway->figures, &record);
+        session_erase(session, &record, sequence);
+    } else {
         session_record(session, &record, sequence);
+    }
     reply_done(&record);
 }
 
@@ -576,7 +579,7 @@ static void on_offered(void *arg, enum err err, uint64_t sequence)
     (void)sequence;
     if (!session_back(session))
         return;
-    if (err == ERR_EXISTS && session->offer_lost)
+    if (err == ERR_EXISTS && session->offer_lost && !session->again)
         err = ERR_OK; /* the earlier offer, whose answer got lost, had arrived */
     if (session->state == SESSION_LEAVING) {
         if (err == ERR_FULL)
@@ -721,7 +724,7 @@ enum err session_begin(struct gateway *gateway, struct asked *asked, struct outl
     session->created = asked->created;
     session->detached = asked->detached;
     session->background = request->background && !request->stream && !outlet_is_followed(outlet);
-    session->again = again;
+    session->again = again || asked->shared;
     session->own = true;
     describe_prompt(session, index, text);
     session->out.request = json_incref(request->kept);

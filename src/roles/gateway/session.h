@@ -23,6 +23,7 @@ struct asked {
     json_t *borrowed; /* owned: what the request borrows from besides its own root */
     const char *lane; /* NULL: main */
     bool detached;
+    bool shared; /* others may put the same ids at the same time */
     double created;
     unsigned refs;
 };

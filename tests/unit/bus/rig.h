@@ -148,4 +148,11 @@ static int stop(void **state)
     return system(command);
 }
 
+static inline struct claim claim_new(void)
+{
+    struct claim claim = {.kind = CLAIM_HELD, .attempt = 1, .started_at = 1};
+    id_random(claim.nonce, TAG_LEN);
+    return claim;
+}
+
 #endif

@@ -17,13 +17,6 @@ static void on_read(void *arg, enum err err, const struct claim *latest, uint64_
     on_done(arg, err, sequence);
 }
 
-static struct claim claim_new(void)
-{
-    struct claim claim = {.kind = CLAIM_HELD, .attempt = 1, .started_at = 1};
-    id_random(claim.nonce, TAG_LEN);
-    return claim;
-}
-
 static enum err append(const char *id, uint64_t fence, const struct claim *claim, uint64_t first,
                        const char *text)
 {

@@ -16,6 +16,7 @@
 #include "convert/convert.h"
 #include "engine/engine.h"
 #include "wire/json.h"
+#include "wire/utf8.h"
 
 #define SLOTS     8
 #define LINES_MAX 64
@@ -108,6 +109,14 @@ static int close_all(void **state)
     return 0;
 }
 
+/* One user's message; kept until the next call. */
+static const struct engine_message *says(const char *text)
+{
+    static struct engine_message message;
+    message = (struct engine_message){"user", text};
+    return &message;
+}
+
 static int number(const json_t *mode, const char *key)
 {
     const json_t *value = json_object_get(mode, key);
@@ -152,7 +161,9 @@ static enum err start_job(struct job *job, size_t resumed, const char *resumed_t
 {
     struct engine_search search;
     struct engine_request request = {
-        .raw_prompt = json_string_value(json_object_get(job->fixture->lines[job->line], "prompt")),
+        .messages =
+            says(json_string_value(json_object_get(job->fixture->lines[job->line], "prompt"))),
+        .message_count = 1,
         .params = read_mode(json_object_get(job->fixture->modes, job->mode), &search),
         .resume_tokens = job->said,
         .resume_token_count = resumed,
@@ -292,7 +303,8 @@ static void test_beams_go_on_behind_other_tokens(void **state)
         step(fixture->engine);
     const int32_t other[] = {job.said[0], job.said[2], job.said[1]};
     struct engine_request request = {
-        .raw_prompt = json_string_value(json_object_get(fixture->lines[0], "prompt")),
+        .messages = says(json_string_value(json_object_get(fixture->lines[0], "prompt"))),
+        .message_count = 1,
         .params = engine_params_default(),
         .resume_tokens = other,
         .resume_token_count = 3,
@@ -337,8 +349,10 @@ static void test_cancelled_one_leaves_no_event(void **state)
 
 static enum err start_text(const char *text, struct engine_search *search, bool truncate)
 {
-    struct engine_request request = {
-        .raw_prompt = text, .params = engine_params_default(), .truncate_left = truncate};
+    struct engine_request request = {.messages = says(text),
+                                     .message_count = 1,
+                                     .params = engine_params_default(),
+                                     .truncate_left = truncate};
     request.params.search = search;
     return engine_start(fixtures[0].engine, &request);
 }
@@ -371,7 +385,8 @@ static void test_what_does_not_fit(void **state)
 
 static void test_too_long_a_reply_is_cut_to_the_positions(void **state)
 {
-    struct engine_request request = {.raw_prompt = "Hello", .params = engine_params_default()};
+    struct engine_request request = {
+        .messages = says("Hello"), .message_count = 1, .params = engine_params_default()};
     request.params.min_tokens = 100;
     request.params.max_tokens = 300;
     struct engine_event event = {0};
@@ -457,6 +472,110 @@ static void test_the_oldest_turns_leave(void **state)
     }
 }
 
+static void refused(const struct engine_request *request, const char *first_word)
+{
+    assert_int_equal(engine_start(fixtures[0].engine, request), ERR_UNSUPPORTED);
+    if (strncmp(err_text(), first_word, strlen(first_word)) != 0)
+        fail_msg("not %s: %s", first_word, err_text());
+    assert_int_equal(engine_active(fixtures[0].engine), 0);
+}
+
+static void test_what_it_can_not_do_is_refused(void **state)
+{
+    const struct engine_request plain = {
+        .messages = says("Hello"), .message_count = 1, .params = engine_params_default()};
+    const struct engine_bias bias = {1, 1};
+    struct engine_request request = plain;
+    request.params.frequency_penalty = 0.5f;
+    refused(&request, "frequency_penalty ");
+    request = plain;
+    request.params.presence_penalty = -0.5f;
+    refused(&request, "presence_penalty ");
+    request = plain;
+    request.params.repeat_penalty = 1.5f;
+    refused(&request, "repeat_penalty ");
+    request = plain;
+    request.params.logprobs = 0;
+    refused(&request, "logprobs ");
+    request = plain;
+    request.params.bias = &bias;
+    request.params.bias_count = 1;
+    refused(&request, "logit_bias ");
+    request = plain;
+    request.params.grammar = "root ::= \"a\"";
+    refused(&request, "grammar ");
+    request = (struct engine_request){.raw_prompt = "Hello", .params = engine_params_default()};
+    refused(&request, "prompt ");
+    const char *input = "Hello";
+    request = (struct engine_request){.task = ENGINE_EMBED, .inputs = &input, .input_count = 1};
+    refused(&request, "model ");
+    request = plain; /* what changes nothing */
+    request.params.frequency_penalty = request.params.presence_penalty = 0;
+    request.params.repeat_penalty = 1;
+    assert_int_equal(engine_start(fixtures[0].engine, &request), ERR_OK);
+    engine_cancel(fixtures[0].engine, NULL);
+    assert_int_equal(engine_active(fixtures[0].engine), 0);
+}
+
+/* Its only event; beside a reply, which goes on. */
+static struct engine_event run_task(struct engine_request request)
+{
+    static int user;
+    struct engine_event events[SLOTS], mine = {0};
+    size_t count = 0;
+    request.user = &user;
+    if (engine_start(fixtures[0].engine, &request) != ERR_OK)
+        fail_msg("%s", err_text());
+    assert_int_equal(engine_step(fixtures[0].engine, events, &count), ERR_OK);
+    for (size_t i = 0; i < count; i++) {
+        if (events[i].user == &user)
+            mine = events[i];
+    }
+    assert_true(mine.last);
+    assert_int_equal(mine.error, ERR_OK);
+    return mine;
+}
+
+static void test_tokens_and_texts(void **state)
+{
+    struct engine_request reply = {
+        .messages = says("Hello"), .message_count = 1, .params = engine_params_default()};
+    assert_int_equal(engine_start(fixtures[0].engine, &reply), ERR_OK);
+    const char *const texts[] = {"Do you like music?", " two  spaces", "\xC3\xA9 \xF0\x9F\x99\x82",
+                                 ""};
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
+        struct engine_event event =
+            run_task((struct engine_request){.task = ENGINE_TOKENIZE, .raw_prompt = texts[i]});
+        int32_t ids[64];
+        size_t count = event.token_count;
+        assert_in_range(count, texts[i][0] != '\0', 64);
+        for (size_t k = 0; k < count; k++) {
+            ids[k] = event.tokens[k];
+            assert_true(utf8_is_valid(event.token_texts[k], strlen(event.token_texts[k])));
+        }
+        event = run_task((struct engine_request){
+            .task = ENGINE_DETOKENIZE, .resume_tokens = ids, .resume_token_count = count});
+        assert_non_null(event.text); /* the tokenizer may have put a space in front */
+        const char *text = event.text + (event.text_len > strlen(texts[i]));
+        assert_string_equal(text, texts[i]);
+    }
+    const struct engine_message messages[] = {
+        {"user", "Hello"}, {"assistant", "Hi there"}, {"user", "Do you like music?"}};
+    struct engine_event event = run_task(
+        (struct engine_request){.task = ENGINE_TEMPLATE, .messages = messages, .message_count = 3});
+    assert_string_equal(event.text, " Hello  Hi there   Do you like music?");
+    int32_t none = -1;
+    struct engine_request request = {
+        .task = ENGINE_DETOKENIZE, .resume_tokens = &none, .resume_token_count = 1};
+    assert_int_equal(engine_start(fixtures[0].engine, &request), ERR_INVALID);
+    static char big[200000];
+    memset(big, 'x', sizeof big - 1);
+    request = (struct engine_request){.task = ENGINE_TOKENIZE, .raw_prompt = big};
+    assert_int_equal(engine_start(fixtures[0].engine, &request), ERR_LIMIT);
+    engine_cancel(fixtures[0].engine, NULL);
+    assert_int_equal(engine_active(fixtures[0].engine), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -470,6 +589,8 @@ int main(void)
         cmocka_unit_test(test_too_long_a_reply_is_cut_to_the_positions),
         cmocka_unit_test(test_turns_are_joined),
         cmocka_unit_test(test_the_oldest_turns_leave),
+        cmocka_unit_test(test_what_it_can_not_do_is_refused),
+        cmocka_unit_test(test_tokens_and_texts),
     };
     return cmocka_run_group_tests(tests, open_all, close_all);
 }

@@ -320,16 +320,136 @@ static void bad_models_and_requests(void **state)
 
 #define TEST(fn) cmocka_unit_test_teardown(fn, close_model)
 
+static struct engine_event run_task(struct engine_request request)
+{
+    struct engine_event event = {0};
+    size_t count = 0;
+    request.user = &text[0];
+    assert_int_equal(engine_start(engine, &request), ERR_OK);
+    while (count == 0)
+        assert_int_equal(engine_step(engine, &event, &count), ERR_OK);
+    assert_int_equal(count, 1);
+    assert_true(event.last);
+    assert_int_equal(event.error, ERR_OK);
+    assert_int_equal(engine_active(engine), 0);
+    return event;
+}
+
+static void tasks(void **state)
+{
+    open_model("fake:delay_ms=1");
+    const char *const inputs[] = {"a red house", "a red house", "a red horse", "\n", "x y z"};
+    struct engine_event event =
+        run_task((struct engine_request){.task = ENGINE_EMBED, .inputs = inputs, .input_count = 5});
+    assert_int_equal(event.vector_count, 5);
+    assert_int_equal(event.vector_size, 16);
+    assert_int_equal(event.prompt_tokens, 3 + 3 + 3 + 1 + 3);
+    for (size_t i = 0; i < 5; i++) {
+        double length = 0, same = 0, near = 0;
+        for (size_t k = 0; k < 16; k++) {
+            double own = event.vectors[i * 16 + k];
+            length += own * own;
+            same += own * event.vectors[k];
+            near += (double)event.vectors[32 + k] * event.vectors[k];
+        }
+        assert_true(fabs(length - 1) < 1e-5);
+        assert_int_equal(fabs(same - 1) < 1e-5, i < 2);
+        assert_true(i != 4 || near > same);
+    }
+    event = run_task((struct engine_request){.task = ENGINE_TOKENIZE, .raw_prompt = "h\xC3\xA9"});
+    int32_t ids[3];
+    assert_int_equal(event.token_count, 3);
+    memcpy(ids, event.tokens, sizeof ids);
+    assert_string_equal(event.token_texts[0], "h");
+    assert_string_equal(event.token_texts[1], "\xEF\xBF\xBD");
+    event = run_task((struct engine_request){
+        .task = ENGINE_DETOKENIZE, .resume_tokens = ids, .resume_token_count = 3});
+    assert_string_equal(event.text, "h\xC3\xA9");
+    const struct engine_message messages[] = {{"system", "Be"}, {"user", "Hi"}};
+    event = run_task(
+        (struct engine_request){.task = ENGINE_TEMPLATE, .messages = messages, .message_count = 2});
+    assert_string_equal(event.text, "system: Be\nuser: Hi\n");
+    event = run_task((struct engine_request){.task = ENGINE_TOKENIZE, .raw_prompt = ""});
+    assert_int_equal(event.token_count, 0);
+    event = run_task((struct engine_request){.task = ENGINE_DETOKENIZE});
+    assert_string_equal(event.text, "");
+}
+
+static void bad_tasks(void **state)
+{
+    open_model("fake:");
+    const char *inputs[300];
+    for (size_t i = 0; i < 300; i++)
+        inputs[i] = "a";
+    struct engine_request request = {.task = ENGINE_EMBED, .inputs = inputs, .input_count = 300};
+    assert_int_equal(engine_start(engine, &request), ERR_INVALID);
+    request.input_count = 0;
+    assert_int_equal(engine_start(engine, &request), ERR_INVALID);
+    request.input_count = 2;
+    inputs[1] = "";
+    assert_int_equal(engine_start(engine, &request), ERR_INVALID);
+    assert_string_equal(err_text(), "input[1] is empty");
+    inputs[1] = "\xFF";
+    assert_int_equal(engine_start(engine, &request), ERR_INVALID);
+    assert_int_equal(strncmp(err_text(), "input[1] ", 9), 0);
+    request = (struct engine_request){.task = ENGINE_TOKENIZE, .raw_prompt = "\xC0"};
+    assert_int_equal(engine_start(engine, &request), ERR_INVALID);
+    request = (struct engine_request){.task = ENGINE_TOKENIZE};
+    assert_int_equal(engine_start(engine, &request), ERR_INVALID);
+    int32_t none = 256;
+    request = (struct engine_request){
+        .task = ENGINE_DETOKENIZE, .resume_tokens = &none, .resume_token_count = 1};
+    assert_int_equal(engine_start(engine, &request), ERR_INVALID);
+    assert_int_equal(strncmp(err_text(), "tokens ", 7), 0);
+    request = (struct engine_request){.task = ENGINE_TEMPLATE};
+    assert_int_equal(engine_start(engine, &request), ERR_INVALID);
+    assert_int_equal(engine_active(engine), 0);
+}
+
+static void logprobs_are_told(void **state)
+{
+    for (int tells = 0; tells < 2; tells++) {
+        open_model(tells ? "fake:tokens=2,delay_ms=0" : "fake:tokens=2,delay_ms=0,logprobs=0");
+        struct engine_request request = request_of("hello", 0);
+        request.params.logprobs = 1;
+        request.params.frequency_penalty = 1;
+        request.params.grammar = "no grammar";
+        assert_int_equal(engine_start(engine, &request), ERR_OK);
+        struct engine_event event;
+        size_t count = 0;
+        assert_int_equal(engine_step(engine, &event, &count), ERR_OK);
+        assert_int_equal(count, 1);
+        if (tells)
+            assert_string_equal(event.logprobs,
+                                "[{\"token\":\"hello.0 \",\"logprob\":-0.125,\"bytes\":[104,101,"
+                                "108,108,111,46,48,32],\"top_logprobs\":[{\"token\":\"hello.0 \","
+                                "\"logprob\":-0.125,\"bytes\":[104,101,108,108,111,46,48,32]}]}]");
+        else
+            assert_null(event.logprobs);
+        close_model(NULL);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(pieces_are_numbered),          TEST(the_prompt_overrides),
-        TEST(the_last_user_message_counts), TEST(pieces_come_when_due),
-        TEST(slots_do_not_slow_each_other), TEST(min_and_max),
-        TEST(stop_strings_hold_too),        TEST(going_on_continues_the_count),
-        TEST(an_error_fails_one_alone),     TEST(a_crash_is_a_kill),
-        TEST(cancelling_frees_the_slot),    TEST(long_first_words_are_cut_between_characters),
-        TEST(long_prompts_are_refused),     TEST(bad_models_and_requests),
+        TEST(pieces_are_numbered),
+        TEST(the_prompt_overrides),
+        TEST(the_last_user_message_counts),
+        TEST(pieces_come_when_due),
+        TEST(slots_do_not_slow_each_other),
+        TEST(min_and_max),
+        TEST(stop_strings_hold_too),
+        TEST(going_on_continues_the_count),
+        TEST(an_error_fails_one_alone),
+        TEST(a_crash_is_a_kill),
+        TEST(cancelling_frees_the_slot),
+        TEST(long_first_words_are_cut_between_characters),
+        TEST(long_prompts_are_refused),
+        TEST(bad_models_and_requests),
+        TEST(tasks),
+        TEST(bad_tasks),
+        TEST(logprobs_are_told),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
