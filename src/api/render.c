@@ -202,23 +202,46 @@ enum err render_whole(const struct render *render, const struct reply *const *re
 
 /* ---- errors ---- */
 
-/* The field that a failed prompt's sentence is about: "messages" when they are too long, else the
- * parameter that it begins with. */
-static void param_of(char out[64], const char *code, const char *text)
+/* What the prompt is called in a request. */
+static const char *prompt_field(enum api_kind kind)
 {
+    switch (kind) {
+    case API_COMPLETION:
+        return "prompt";
+    case API_RESPONSE:
+    case API_EMBEDDING:
+        return "input";
+    case API_TOKENIZE:
+        return "content";
+    case API_DETOKENIZE:
+        return "tokens";
+    default:
+        return "messages";
+    }
+}
+
+/* The field that a failed prompt's sentence is about: the prompt itself when it is too long, else
+ * the parameter that it begins with. */
+static void param_of(char out[64], const char *code, const char *text, enum api_kind kind)
+{
+    static const char *const others[] = {"n", "grammar", "logit_bias", "logprobs", "tokens"};
     size_t len = strcspn(text, " ");
+    bool known = false;
 
     out[0] = '\0';
     if (strcmp(code, "context_length_exceeded") == 0) {
-        snprintf(out, 64, "messages");
+        snprintf(out, 64, "%s", prompt_field(kind));
     } else if (strcmp(code, "invalid_prompt") == 0 && len < 64) {
         snprintf(out, 64, "%.*s", (int)len, text);
-        if (!params_know(out) && strcmp(out, "n") != 0)
+        known = params_know(out);
+        for (size_t i = 0; i < sizeof others / sizeof *others; i++)
+            known = known || strcmp(out, others[i]) == 0;
+        if (!known)
             out[0] = '\0';
     }
 }
 
-void api_error_of_reply(const struct reply *reply, struct api_error *error)
+void api_error_of_reply(const struct reply *reply, enum api_kind kind, struct api_error *error)
 {
     const char *code = text_given(reply->error_code), *text = text_given(reply->error_text);
     bool fits = reply->error_status >= 400 && reply->error_status <= 599;
@@ -236,7 +259,7 @@ void api_error_of_reply(const struct reply *reply, struct api_error *error)
     default:
         code = code != NULL ? code : "internal_error";
         text = text != NULL ? text : "The reply failed.";
-        param_of(param, code, text);
+        param_of(param, code, text, kind);
         api_error_set(error, fits ? reply->error_status : 500, code, param, "%s", text);
         break;
     }

@@ -74,8 +74,9 @@ MUST_USE enum err render_response(const struct render *render, const struct repl
                                   bool running, struct buf *out);
 
 /* How a reply that did not complete looks to a client: failed with the status and code it carries,
- * cancelled as 499 (which clients do not retry), expired as 503.  code is borrowed from reply. */
-void api_error_of_reply(const struct reply *reply, struct api_error *error);
+ * cancelled as 499 (which clients do not retry), expired as 503.  What it names is called as the
+ * kind calls it.  code is borrowed from reply. */
+void api_error_of_reply(const struct reply *reply, enum api_kind kind, struct api_error *error);
 
 /* GET /v1/models, /v1/models/{model} */
 MUST_USE enum err models_write(const char *const *names, size_t count, double created,

@@ -234,7 +234,7 @@ enum err render_response(const struct render *render, const struct reply *record
     struct json_out out;
 
     if (strcmp(status, "failed") == 0)
-        api_error_of_reply(record, &error);
+        api_error_of_reply(record, API_RESPONSE, &error);
     json_out_begin(&out, buf);
     write_response(&out, NULL, render, record, status,
                    strcmp(status, "failed") == 0 ? &error : NULL);

@@ -450,7 +450,7 @@ static bool end_events(struct delivery *delivery, const struct reply *record)
     if (err == ERR_OK && ends_well(delivery, record)) {
         err = render_close(&delivery->render, &said, on_event, outlet);
     } else if (err == ERR_OK) {
-        api_error_of_reply(record, &error);
+        api_error_of_reply(record, delivery->render.kind, &error);
         err = render_fail(&delivery->render, &error, &said, said.pieces, on_event, outlet);
     }
     if (err != ERR_OK)
@@ -488,7 +488,7 @@ void delivery_finish(struct delivery *delivery, const struct reply *record)
     bool events = outlet->stream && (record->status == REPLY_COMPLETED ||
                                      (outlet->begun && delivery->render.kind == API_RESPONSE));
     if (record->status != REPLY_COMPLETED && !events) {
-        api_error_of_reply(record, &error);
+        api_error_of_reply(record, delivery->render.kind, &error);
         delivery_fail(delivery, &error);
         return;
     }

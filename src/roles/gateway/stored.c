@@ -133,7 +133,7 @@ static void write_record(struct visit *visit, const struct reply *record)
     struct buf json;
     buf_init(&json, WHOLE_BYTES);
     if (visit->kind != API_RESPONSE && record->status != REPLY_COMPLETED) {
-        api_error_of_reply(record, &error);
+        api_error_of_reply(record, visit->kind, &error);
         visit_fail(visit, error.status, error.code, error.param, error.message);
     } else if (visit->kind == API_RESPONSE) {
         visit_answer(visit, render_response(&render, record, false, &json), &json);

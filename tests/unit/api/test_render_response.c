@@ -154,7 +154,7 @@ static void test_other_endings(void **state)
     record.error_code = "worker_died";
     record.error_text = "three workers died";
     record.error_status = 500;
-    api_error_of_reply(&record, &error);
+    api_error_of_reply(&record, API_RESPONSE, &error);
     assert_int_equal(render_fail(&render, &error, &record, 0, on_event, &seen), ERR_OK);
     assert_int_equal(seen.numbers[0], 4 + 2);
     assert_string_equal(seen.names[0], "response.failed");
