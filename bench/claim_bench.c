@@ -12,10 +12,8 @@
  *   claimed   the broker's acknowledgement of the claim, sent to the worker
  * Prints one JSON line: medians and 99th percentiles in microseconds, and the ratio of the medians.
  */
-#include <arpa/inet.h>
 #include <errno.h>
 #include <nats/nats.h>
-#include <netinet/tcp.h>
 #include <poll.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -27,6 +25,7 @@
 
 #include "base/err.h"
 #include "config/settings.h"
+#include "plain_nats.h"
 
 #define ROUNDS_MAX 10000
 #define PAUSE_MS   15
@@ -34,9 +33,7 @@
 #define SUBJECT    "bench.echo"
 
 struct observer {
-    int fd;
-    char data[1 << 16];
-    size_t len;
+    struct plain_nats nats;
     double accepted_us, claimed_us; /* 0: not heard in this round */
 };
 
@@ -48,16 +45,11 @@ static void must(bool ok, const char *what)
     }
 }
 
-static double to_us(const struct timespec *at)
-{
-    return (double)at->tv_sec * 1e6 + (double)at->tv_nsec / 1e3;
-}
-
-static double now_us(clockid_t clock)
+static double now_us(void)
 {
     struct timespec now;
-    clock_gettime(clock, &now);
-    return to_us(&now);
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec * 1e6 + (double)now.tv_nsec / 1e3;
 }
 
 static void pause_ms(long ms)
@@ -66,104 +58,26 @@ static void pause_ms(long ms)
     nanosleep(&pause, NULL);
 }
 
-static int dial(const char *host, int port)
-{
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
-    const int on = 1;
-    must(inet_pton(AF_INET, host, &address.sin_addr) == 1, "an IPv4 address is needed");
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    must(fd >= 0, "socket");
-    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-    must(connect(fd, (struct sockaddr *)&address, sizeof address) == 0, "connect");
-    return fd;
-}
-
-static void say(int fd, const char *text, size_t len)
-{
-    must(send(fd, text, len, MSG_NOSIGNAL) == (ssize_t)len, "send");
-}
-
 /* ---- the observer ---- */
 
-/* One message whose payload is at `payload`, of subscription `sid`. */
-static void observe(struct observer *observer, int sid, const char *payload, size_t len, double us)
+static void observe(void *arg, const struct plain_message *message)
 {
-    bool prompts = memmem(payload, len, "\"stream\":\"PROMPTS\"", 18) != NULL;
-    bool tokens = memmem(payload, len, "\"stream\":\"TOKENS\"", 17) != NULL;
-    if (sid == 1 && prompts && observer->accepted_us == 0)
-        observer->accepted_us = us;
-    if (sid == 2 && tokens && observer->claimed_us == 0)
-        observer->claimed_us = us; /* the first append of a prompt is its claim */
-}
-
-/* Takes one protocol unit from the buffer; 0: there is none yet. */
-static size_t take(struct observer *observer, double us)
-{
-    char *end = memmem(observer->data, observer->len, "\r\n", 2);
-    if (end == NULL)
-        return 0;
-    size_t head = (size_t)(end - observer->data) + 2;
-    bool headers = strncmp(observer->data, "HMSG ", 5) == 0;
-    if (!headers && strncmp(observer->data, "MSG ", 4) != 0) {
-        if (strncmp(observer->data, "PING", 4) == 0)
-            say(observer->fd, "PONG\r\n", 6);
-        must(strncmp(observer->data, "-ERR", 4) != 0, observer->data);
-        return head;
-    }
-    *end = '\0';
-    int sid = 0;
-    sscanf(observer->data, "%*s %*s %d", &sid);
-    size_t bytes = strtoul(strrchr(observer->data, ' ') + 1, NULL, 10);
-    *end = '\r';
-    if (observer->len < head + bytes + 2)
-        return 0;
-    observe(observer, sid, observer->data + head, bytes, us);
-    return head + bytes + 2;
-}
-
-static void observer_read(struct observer *observer)
-{
-    char control[256];
-    struct iovec part = {observer->data + observer->len, sizeof observer->data - observer->len};
-    struct msghdr message = {.msg_iov = &part,
-                             .msg_iovlen = 1,
-                             .msg_control = control,
-                             .msg_controllen = sizeof control};
-    ssize_t len = recvmsg(observer->fd, &message, 0);
-    must(len > 0, "the broker");
-    double us = now_us(CLOCK_REALTIME);
-    for (struct cmsghdr *c = CMSG_FIRSTHDR(&message); c != NULL; c = CMSG_NXTHDR(&message, c)) {
-        if (c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_TIMESTAMPNS) {
-            struct timespec at;
-            memcpy(&at, CMSG_DATA(c), sizeof at);
-            us = to_us(&at);
-        }
-    }
-    observer->len += (size_t)len;
-    size_t used, all = 0;
-    while ((used = take(observer, us)) > 0) {
-        all += used;
-        observer->len -= used;
-        memmove(observer->data, observer->data + used, observer->len);
-    }
-    must(all > 0 || observer->len < sizeof observer->data, "a message too long");
+    struct observer *observer = arg;
+    bool prompts = memmem(message->data, message->len, "\"stream\":\"PROMPTS\"", 18) != NULL;
+    bool tokens = memmem(message->data, message->len, "\"stream\":\"TOKENS\"", 17) != NULL;
+    if (message->sid == 1 && prompts && observer->accepted_us == 0)
+        observer->accepted_us = message->us;
+    if (message->sid == 2 && tokens && observer->claimed_us == 0)
+        observer->claimed_us = message->us; /* the first append of a prompt is its claim */
 }
 
 static void observer_open(struct observer *observer, const struct join *join)
 {
-    char host[64], hello[512];
-    int port = 0;
-    const int on = 1;
-    must(sscanf(join->url, "nats://%63[^:]:%d", host, &port) == 2, "the broker's address");
-    observer->fd = dial(host, port);
-    setsockopt(observer->fd, SOL_SOCKET, SO_TIMESTAMPNS, &on, sizeof on);
-    int len = snprintf(hello, sizeof hello,
-                       "CONNECT {\"verbose\":false,\"pedantic\":false,\"headers\":true,"
-                       "\"lang\":\"c\",\"version\":\"1\",\"user\":\"%s\",\"pass\":\"%s\"}\r\n"
-                       "SUB _INBOX_gateway.> 1\r\nSUB _INBOX_infer.> 2\r\n",
-                       join->user, join->password);
-    say(observer->fd, hello, (size_t)len);
-    observer_read(observer);
+    plain_nats_open(&observer->nats, join);
+    plain_nats_subscribe(&observer->nats, "_INBOX_gateway.>", 1);
+    plain_nats_subscribe(&observer->nats, "_INBOX_infer.>", 2);
+    plain_nats_flush(&observer->nats);
+    plain_nats_read(&observer->nats, observe, observer); /* its greeting */
 }
 
 /* ---- the two things measured ---- */
@@ -193,9 +107,9 @@ static natsConnection *nats_open(const struct join *join)
 static double bare_us(natsConnection *nats)
 {
     natsMsg *answer = NULL;
-    double begin = now_us(CLOCK_MONOTONIC);
+    double begin = now_us();
     must(natsConnection_RequestString(&answer, nats, SUBJECT, "x", WAIT_MS) == NATS_OK, "request");
-    double us = now_us(CLOCK_MONOTONIC) - begin;
+    double us = now_us() - begin;
     natsMsg_Destroy(answer);
     return us;
 }
@@ -211,14 +125,15 @@ static double claim_us(struct observer *observer, int port)
                        "Content-Length: %zu\r\n\r\n%s",
                        sizeof body - 1, body);
     observer->accepted_us = observer->claimed_us = 0;
-    int fd = dial("127.0.0.1", port);
-    struct pollfd fds[2] = {{.fd = fd, .events = POLLIN}, {.fd = observer->fd, .events = POLLIN}};
+    int fd = plain_dial("127.0.0.1", port);
+    struct pollfd fds[2] = {{.fd = fd, .events = POLLIN},
+                            {.fd = observer->nats.fd, .events = POLLIN}};
     bool first = true, open = true;
-    say(fd, request, (size_t)len);
+    must(send(fd, request, (size_t)len, MSG_NOSIGNAL) == len, "send");
     while (open || observer->accepted_us == 0 || observer->claimed_us == 0) {
         must(poll(fds, 2, WAIT_MS) > 0, "no answer");
         if (fds[1].revents != 0)
-            observer_read(observer);
+            plain_nats_read(&observer->nats, observe, observer);
         if (fds[0].revents == 0)
             continue;
         ssize_t got = recv(fd, reply, sizeof reply, 0);
@@ -285,7 +200,7 @@ int main(int argc, char **argv)
     natsConnection_Destroy(asking);
     natsConnection_Destroy(answering);
     join_done(&join);
-    close(observer.fd);
+    plain_nats_close(&observer.nats);
     nats_Close();
     return EXIT_SUCCESS;
 }

@@ -19,6 +19,7 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -143,12 +144,20 @@ static int by_value(const void *a, const void *b)
 }
 
 struct posts {
-    double per_s;
+    double per_s, per_cpu_s; /* a second; a second of the server's CPU */
     double p50_us, p99_us;
 };
 
+static double server_cpu_s(pid_t pid)
+{
+    clockid_t clock;
+    struct timespec used;
+    must(clock_getcpuclockid(pid, &clock) == 0 && clock_gettime(clock, &used) == 0, "its CPU");
+    return (double)used.tv_sec + (double)used.tv_nsec / (double)NS_PER_S;
+}
+
 /* One request in flight on each connection, the next one on its reply. */
-static struct posts bench_posts(unsigned port, int connections, double seconds)
+static struct posts bench_posts(unsigned port, pid_t pid, int connections, double seconds)
 {
     static const char post[] =
         "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json"
@@ -161,6 +170,7 @@ static struct posts bench_posts(unsigned port, int connections, double seconds)
     int epoll = epoll_create1(EPOLL_CLOEXEC);
     size_t count = 0;
     must(sent_ns != NULL && fds != NULL && samples != NULL && epoll >= 0, "memory");
+    double begin_cpu_s = server_cpu_s(pid);
     int64_t begin_ns = clock_mono_ns();
     for (int i = 0; i < connections; i++) {
         fds[i] = dial(port);
@@ -187,9 +197,11 @@ static struct posts bench_posts(unsigned port, int connections, double seconds)
         }
     }
     double took_s = (double)(clock_mono_ns() - begin_ns) / (double)NS_PER_S;
+    double used_s = server_cpu_s(pid) - begin_cpu_s;
     qsort(samples, count, sizeof *samples, by_value);
     must(count > 0, "no replies");
-    struct posts result = {(double)count / took_s, samples[count / 2], samples[count * 99 / 100]};
+    struct posts result = {(double)count / took_s, (double)count / used_s, samples[count / 2],
+                           samples[count * 99 / 100]};
     for (int i = 0; i < connections; i++) {
         close(fds[i]);
     }
@@ -265,11 +277,12 @@ int main(int argc, char **argv)
     close(report[1]);
     must(read(report[0], &port, sizeof port) == sizeof port, "the server did not start");
     struct streams streams = bench_streams(port, pid, report[0], count);
-    struct posts posts = bench_posts(port, connections, seconds);
-    printf("{\"posts_per_second\":%.0f,\"p50_us\":%.0f,\"p99_us\":%.0f,\"connections\":%d,"
+    struct posts posts = bench_posts(port, pid, connections, seconds);
+    printf("{\"posts_per_second\":%.0f,\"posts_per_cpu_second\":%.0f,\"p50_us\":%.0f,\"p99_us\":%."
+           "0f,\"connections\":%d,"
            "\"bytes_per_idle_stream\":%.0f,\"us_per_event_and_stream\":%.2f,\"streams\":%d}\n",
-           posts.per_s, posts.p50_us, posts.p99_us, connections, streams.bytes_each,
-           streams.us_per_event, count);
+           posts.per_s, posts.per_cpu_s, posts.p50_us, posts.p99_us, connections,
+           streams.bytes_each, streams.us_per_event, count);
     kill(pid, SIGKILL);
     waitpid(pid, NULL, 0);
     return EXIT_SUCCESS;

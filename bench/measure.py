@@ -23,6 +23,7 @@ import httpx
 
 import blenderbot
 import figures
+import gateway
 import processes
 import telemetry
 from common import ROOT, Report, load, prompts_file, say, service
@@ -314,7 +315,10 @@ def measure_cpu_real(report, args):
 MEASURES = {"shares": measure_shares, "makespan": measure_makespan, "rate": measure_rate,
             "claim": measure_claim, "start": measure_start, "cpu": measure_cpu,
             "cpu-real": measure_cpu_real, "figures": figures.measure,
-            "telemetry": telemetry.measure, "blenderbot": blenderbot.measure,
+            "telemetry": telemetry.measure, "latency": gateway.measure_latency,
+            "completions": gateway.measure_completions, "idle": gateway.measure_idle,
+            "leave": gateway.measure_leave, "resume": gateway.measure_resume,
+            "blenderbot": blenderbot.measure,
             "blenderbot-service": blenderbot.measure_service}
 
 

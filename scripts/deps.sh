@@ -195,19 +195,27 @@ llhttp() {
 
 # ---- for checks ----------------------------------------------------------------------------
 
+have_prometheus() { # type -P: programs alone, not the function below
+    stamped prometheus || { type -P promtool && type -P prometheus; } >/dev/null
+}
+
 # The package prometheus starts a service when it is installed; its programs alone need no root.
+fetch_prometheus() {
+    (cd "$work" && apt-get download -q prometheus >prometheus.log 2>&1 &&
+        dpkg-deb -x prometheus_*.deb prometheus)
+}
+
 prometheus() {
-    if command -v promtool >/dev/null && command -v prometheus >/dev/null || stamped prometheus; then
-        return
-    fi
-    command -v apt-get >/dev/null || {
+    ! have_prometheus || return 0
+    if [ -z "$(type -P apt-get)" ]; then
         say "no prometheus and promtool: install them in your system's way"
         return
-    }
+    fi
     say "prometheus and promtool of Debian's package"
     scratch
-    if (cd "$work" && apt-get download -q prometheus >prometheus.log 2>&1 &&
-        dpkg-deb -x prometheus_*.deb prometheus); then
+    # a fresh machine has no list of packages yet
+    if fetch_prometheus ||
+        { find_root && "${as_root[@]}" apt-get update -q >"$work/update.log" 2>&1 && fetch_prometheus; }; then
         mkdir -p "$deps/bin"
         cp "$work/prometheus/usr/bin/promtool" "$work/prometheus/usr/bin/prometheus" "$deps/bin/"
         stamp prometheus
@@ -272,7 +280,7 @@ check)
 model) model ;;
 prometheus)
     prometheus
-    command -v prometheus >/dev/null || stamped prometheus || fail "there is no prometheus"
+    have_prometheus || fail "there is no prometheus: install it, or name one with --prometheus-program"
     ;;
 *) fail "usage: scripts/deps.sh [build|check|model|prometheus]" 64 ;;
 esac

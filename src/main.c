@@ -26,6 +26,8 @@ static const struct verb verbs[] = {
     {"status", "", "Show nodes, workers and the queue", 0, 0, verb_status},
     {"doctor", "", "Look for what is missing or wrong on this machine, and say the mend", 0, 0,
      verb_doctor},
+    {"key", "add NAME | list | revoke NAME", "Make, list and take back the API keys of a service",
+     1, 2, verb_key},
     {"generate", "PROMPT", "Run one prompt straight through the engine, without a service", 1, 1,
      verb_generate},
     {"convert", "IN OUT.gguf",

@@ -5,6 +5,7 @@ Blocking, one thread.  https://docs.nats.io/reference/reference-protocols/nats-p
 
 import json
 import re
+import secrets
 import socket
 import time
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ class Broker:
     def __init__(self, url, user=None, password=None):
         host, port = re.fullmatch(r"nats://([^:]+):(\d+)", url).groups()
         self.sock = socket.create_connection((host, int(port)), timeout=5)
+        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.rest = b""
         self.errors = []
         self.inbox = []
@@ -113,9 +115,13 @@ class Broker:
     def unsubscribe(self, sid):
         self._send(f"UNSUB {sid}\r\n".encode())
 
-    def publish(self, subject, data=b"", reply=""):
-        head = f"PUB {subject} {reply} {len(data)}".replace("  ", " ")
-        self._send(head.encode() + b"\r\n" + data + b"\r\n")
+    def publish(self, subject, data=b"", reply="", headers=None):
+        head = ""
+        if headers:
+            head = "NATS/1.0\r\n" + "".join(f"{k}: {v}\r\n" for k, v in headers.items()) + "\r\n"
+        sizes = f"{len(head)} {len(head) + len(data)}" if head else f"{len(data)}"
+        line = f"{'HPUB' if head else 'PUB'} {subject} {reply} {sizes}".replace("  ", " ")
+        self._send(line.encode() + b"\r\n" + head.encode() + data + b"\r\n")
 
     def messages(self, done, timeout=10):
         """Collects messages until done(list) or the time is over; returns what came."""
@@ -137,11 +143,11 @@ class Broker:
             finally:
                 self.sock.settimeout(5)
 
-    def request(self, subject, payload=None, timeout=5):
+    def request(self, subject, payload=None, timeout=5, headers=None):
         inbox = f"{self.prefix}.{time.monotonic_ns()}"
         sid = self.subscribe(inbox)
         data = b"" if payload is None else json.dumps(payload).encode()
-        self.publish(subject, data, inbox)
+        self.publish(subject, data, inbox, headers)
         got = self.messages(lambda m: any(x.subject == inbox for x in m), timeout)
         self.unsubscribe(sid)
         for message in got:
@@ -161,6 +167,55 @@ class Broker:
         """Subject → number of messages stored under it."""
         info = self.api(f"STREAM.INFO.{stream}", {"subjects_filter": pattern})
         return info["state"].get("subjects") or {}
+
+    def put(self, subject, payload, expect=None):
+        """Stores a message; the sequence, or the broker's error code as a negative number."""
+        headers = {} if expect is None else {"Nats-Expected-Last-Subject-Sequence": expect}
+        answer = self.request(subject, payload, headers=headers).json()
+        return -answer["error"]["err_code"] if "error" in answer else answer["seq"]
+
+    def last(self, stream, subject):
+        """The latest message of a subject (wildcards may be in it), or None."""
+        answer = self.request(f"$JS.API.DIRECT.GET.{stream}", {"last_by_subj": subject})
+        return None if answer.headers.get("status", "").startswith("404") else answer
+
+    def stored(self, stream, subject):
+        """All messages of a subject, oldest first (at most 1000)."""
+        inbox = f"{self.prefix}.{time.monotonic_ns()}"
+        sid = self.subscribe(inbox)
+        ask = {"batch": 1000, "seq": 1, "next_by_subj": subject}
+        self.publish(f"$JS.API.DIRECT.GET.{stream}", json.dumps(ask).encode(), inbox)
+        got = self.messages(lambda m: m and m[-1].headers.get("status", "")[:3] in ("204", "404"))
+        self.unsubscribe(sid)
+        return got[:-1]
+
+    # ---- the service's own messages ----
+
+    def put_prompt(self, model, content="hello", lane="main", prompt_id=None, gateway="0" * 16,
+                   **fields):
+        """A prompt as a gateway puts it; its id."""
+        prompt_id = prompt_id or secrets.token_hex(16)
+        token = "".join(c if re.match(r"[A-Za-z0-9_-]", c) else "".join(
+            f"={b:02X}" for b in c.encode()) for c in model)
+        message = {"v": 1, "id": prompt_id, "gateway": gateway, "prompter": "test", "model": model,
+                   "detached": False, "params": {}, **fields}
+        if "task" not in fields:
+            message.setdefault("messages", [{"role": "user", "content": content}])
+        sequence = self.put(f"prompt.{token}.{lane}.{prompt_id}", message, expect=0)
+        if sequence < 0:
+            raise BrokerError(f"the prompt was refused: {sequence}")
+        return prompt_id
+
+    def record(self, prompt_id, timeout=30):
+        """How a prompt ended."""
+        deadline = time.monotonic() + timeout
+        while True:
+            found = self.last("REPLIES", f"reply.*.{prompt_id}")
+            if found is not None:
+                return found.json()
+            if time.monotonic() > deadline:
+                raise BrokerError(f"no record of {prompt_id} after {timeout} s")
+            time.sleep(0.02)
 
     def count(self, stream):
         return self.api(f"STREAM.INFO.{stream}")["state"]["messages"]

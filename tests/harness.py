@@ -12,6 +12,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
+import openai
 
 from broker import Broker
 
@@ -255,6 +256,63 @@ class Service:
     def broker(self, role="setup"):
         ini = self.service_ini()
         return Broker(ini["broker"]["url"], ini[role]["user"], ini[role]["password"])
+
+
+def openai_client(service, gateway=0, key="none"):
+    """OpenAI's own client, at one gateway, with an API key."""
+    return openai.OpenAI(base_url=service.gateway_url(gateway) + "/v1", api_key=key, max_retries=0,
+                         timeout=60, http_client=httpx.Client(trust_env=False))
+
+
+def new_key(path, name):
+    """A new API key, by the verb, in a file of keys."""
+    return run("key", "add", name, "--keys", path, check=0).stdout.strip()
+
+
+def sse_events(lines):
+    """(name, data) of each server-sent event in an iterable of lines; comments are left out."""
+    name, data = None, None
+    for line in lines:
+        if line.startswith("event:"):
+            name = line[6:].strip()
+        elif line.startswith("data:"):
+            data = line[5:].strip()
+        elif line == "" and data is not None:
+            yield name, data
+            name, data = None, None
+
+
+class House:
+    """A service in which two people, ann and bob, have API keys; a client of theirs for each
+    gateway."""
+
+    def __init__(self, folder, **options):
+        self.key_file = folder / "keys"
+        self.keys = {name: new_key(self.key_file, name) for name in ("ann", "bob")}
+        self.service = Service(folder, keys=self.key_file, **options)
+        gateways = range(self.service.gateways)
+        self.ann = [openai_client(self.service, i, self.keys["ann"]) for i in gateways]
+        self.bob = [openai_client(self.service, i, self.keys["bob"]) for i in gateways]
+
+    def http(self, gateway=0, who="ann"):
+        return httpx.Client(base_url=self.service.gateway_url(gateway), trust_env=False, timeout=60,
+                            headers={"authorization": f"Bearer {self.keys[who]}"})
+
+    def status(self):
+        with self.http() as http:
+            return http.get("/wyvern/status").json()
+
+    def active(self):
+        """Slots that are busy."""
+        return sum(w["active"] for node in self.status()["nodes"] for w in node["workers"])
+
+    def events(self, response_id, after=-1, gateway=0):
+        """Raw (name, data) of a resumed stream, to its end."""
+        with self.http(gateway) as http, http.stream(
+                "GET", f"/v1/responses/{response_id}",
+                params={"stream": "true", "starting_after": after}) as reply:
+            assert reply.status_code == 200, reply.read()
+            return list(sse_events(reply.iter_lines()))
 
 
 class Stream:

@@ -10,6 +10,10 @@
 #include "api/read.h"
 #include "wire/json.h"
 
+#define PENALTY_MAX         2
+#define REPEAT_PENALTY_MAX  100
+#define BIAS_MAX            100
+#define TOKEN_DIGITS_MAX    9
 #define OWN_TEMPERATURE_MAX 1000 /* clients: 2, as OpenAI has it */
 
 static enum err read_stop_text(struct reading *reading, const json_t *value, const char *param)
@@ -55,16 +59,16 @@ static enum err read_lengths(struct reading *reading)
     const char *max_name = "max_tokens";
     int completion = -1;
     /* Hugging Face's names for the same, which OpenAI's go before. */
-    enum err err = read_int(reading, "max_new_tokens", 1, CHAT_TOKENS_MAX, &params->max_tokens);
+    enum err err = read_int(reading, "max_new_tokens", 1, API_TOKENS_MAX, &params->max_tokens);
 
     if (err == ERR_OK)
-        err = read_int(reading, "min_new_tokens", 0, CHAT_TOKENS_MAX, &params->min_tokens);
+        err = read_int(reading, "min_new_tokens", 0, API_TOKENS_MAX, &params->min_tokens);
     if (err == ERR_OK)
-        err = read_int(reading, "max_tokens", 1, CHAT_TOKENS_MAX, &params->max_tokens);
+        err = read_int(reading, "max_tokens", 1, API_TOKENS_MAX, &params->max_tokens);
     if (err == ERR_OK)
-        err = read_int(reading, "max_completion_tokens", 1, CHAT_TOKENS_MAX, &completion);
+        err = read_int(reading, "max_completion_tokens", 1, API_TOKENS_MAX, &completion);
     if (err == ERR_OK)
-        err = read_int(reading, "min_tokens", 0, CHAT_TOKENS_MAX, &params->min_tokens);
+        err = read_int(reading, "min_tokens", 0, API_TOKENS_MAX, &params->min_tokens);
     if (err != ERR_OK)
         return err;
     if (completion > 0) {
@@ -89,10 +93,65 @@ static enum err read_sampling(struct reading *reading)
     if (err == ERR_OK && params->top_p <= 0) /* false for NAN */
         err = INVALID("decimal_below_min_value", "top_p", "'top_p' must be above 0.");
     if (err == ERR_OK)
-        err = read_int(reading, "top_k", -1, CHAT_TOP_K_MAX, &params->top_k);
+        err = read_int(reading, "top_k", -1, API_TOP_K_MAX, &params->top_k);
     if (err == ERR_OK)
         err = read_integer(reading, "seed", -1, INT64_MAX, &params->seed);
     return err;
+}
+
+static enum err read_penalties(struct reading *reading)
+{
+    struct prompt_params *params = &reading->request.prompt.params;
+    enum err err = read_number(reading, "frequency_penalty", -PENALTY_MAX, PENALTY_MAX,
+                               &params->frequency_penalty);
+
+    if (err == ERR_OK)
+        err = read_number(reading, "presence_penalty", -PENALTY_MAX, PENALTY_MAX,
+                          &params->presence_penalty);
+    if (err == ERR_OK)
+        err =
+            read_number(reading, "repeat_penalty", 0, REPEAT_PENALTY_MAX, &params->repeat_penalty);
+    if (err == ERR_OK && params->repeat_penalty <= 0) /* false for NAN */
+        err = INVALID("decimal_below_min_value", "repeat_penalty",
+                      "'repeat_penalty' must be above 0.");
+    return err;
+}
+
+static bool is_token_id(const char *text)
+{
+    size_t digits = strspn(text, "0123456789");
+    return digits > 0 && digits <= TOKEN_DIGITS_MAX && text[digits] == '\0' &&
+           (text[0] != '0' || digits == 1);
+}
+
+enum err read_logit_bias(struct reading *reading)
+{
+    json_t *bias = read_field(reading->request.root, "logit_bias"), *value;
+    char param[48];
+    const char *key;
+
+    if (bias == NULL)
+        return ERR_OK;
+    if (!json_is_object(bias))
+        return read_wrong_type(reading, "logit_bias", "an object", bias);
+    if (json_object_size(bias) > PROMPT_MAX_BIAS)
+        return INVALID("object_above_max_properties", "logit_bias",
+                       "'logit_bias' holds more than %d tokens.", PROMPT_MAX_BIAS);
+    json_object_foreach(bias, key, value)
+    {
+        if (!is_token_id(key))
+            return INVALID("invalid_value", "logit_bias",
+                           "'%.24s' in 'logit_bias' is no id of a token.", key);
+        snprintf(param, sizeof param, "logit_bias.%s", key);
+        if (!json_is_number(value))
+            return read_wrong_type(reading, param, "a number", value);
+        if (!(json_number_value(value) >= -BIAS_MAX && json_number_value(value) <= BIAS_MAX))
+            return INVALID("invalid_value", param, "'%s' must be from %d to %d.", param, -BIAS_MAX,
+                           BIAS_MAX);
+    }
+    if (json_object_size(bias) > 0)
+        reading->request.prompt.params.logit_bias = bias;
+    return ERR_OK;
 }
 
 /* true, false or "never". */
@@ -171,8 +230,8 @@ static enum err read_truncate(struct reading *reading)
 
 enum err read_params(struct reading *reading)
 {
-    static enum err (*const steps[])(struct reading *) = {read_lengths, read_sampling, read_search,
-                                                          read_stop, read_truncate};
+    static enum err (*const steps[])(struct reading *) = {
+        read_lengths, read_sampling, read_penalties, read_search, read_stop, read_truncate};
     enum err err = ERR_OK;
 
     for (size_t i = 0; err == ERR_OK && i < sizeof steps / sizeof *steps; i++)
@@ -185,12 +244,20 @@ enum err read_params(struct reading *reading)
 bool params_know(const char *name)
 {
     static const char *const names[] = {
-        "max_tokens",     "max_completion_tokens",
-        "max_new_tokens", "min_tokens",
-        "min_new_tokens", "temperature",
-        "top_p",          "top_k",
-        "seed",           "stop",
+        "max_tokens",
+        "max_completion_tokens",
+        "max_new_tokens",
+        "min_tokens",
+        "min_new_tokens",
+        "temperature",
+        "top_p",
+        "top_k",
+        "seed",
+        "stop",
         "truncate",
+        "frequency_penalty",
+        "presence_penalty",
+        "repeat_penalty",
     };
 
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
@@ -212,7 +279,8 @@ static enum err refuse_unknown(json_t *root)
         if (!params_know(key))
             return err_set(ERR_USAGE,
                            "--params: \"%.40s\" is none of max_tokens, min_tokens, temperature, "
-                           "top_p, top_k, seed, stop, truncate, and for blenderbot num_beams, "
+                           "top_p, top_k, seed, stop, truncate, frequency_penalty, "
+                           "presence_penalty, repeat_penalty, and for blenderbot num_beams, "
                            "num_return_sequences, max_length, min_length, no_repeat_ngram_size, "
                            "encoder_no_repeat_ngram_size, repetition_penalty, length_penalty, "
                            "early_stopping, forced_bos_token_id, forced_eos_token_id, do_sample",
@@ -298,6 +366,9 @@ void params_merge(struct prompt_params *params, const struct prompt_params *defa
     merge_int(&params->top_k, from.top_k);
     if (params->seed < 0)
         params->seed = from.seed;
+    merge_real(&params->frequency_penalty, from.frequency_penalty);
+    merge_real(&params->presence_penalty, from.presence_penalty);
+    merge_real(&params->repeat_penalty, from.repeat_penalty);
     merge_int(&params->truncate, from.truncate);
     if (params->stop_count == 0) {
         memcpy(params->stop, from.stop, sizeof params->stop);

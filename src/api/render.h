@@ -29,9 +29,11 @@ struct render { /* one choice of one reply; texts borrowed */
     const char *model;
     double created;        /* Unix seconds; the same in all events */
     unsigned index;        /* of this choice */
+    unsigned n;            /* texts of each prompt, as asked for; 0: all are of one prompt */
     const char *echo;      /* completions: text before the reply's; NULL: none */
     bool logprobs;         /* were asked for */
-    const json_t *request; /* API_RESPONSE: prompt.request, from which the object repeats */
+    const json_t *request; /* prompt.request, from which a response (or a stored chat completion)
+                              repeats; API_RESPONSE: needed in all its events */
     /* kept by the functions below, zero at first */
     bool opened;        /* chat: the role is out; completions: the echo */
     size_t text_offset; /* completions' logprobs: characters said before */
@@ -62,8 +64,9 @@ MUST_USE enum err render_fail(struct render *render, const struct api_error *err
                               const struct reply *record, uint64_t pieces, render_event_fn *fn,
                               void *arg);
 
-/* The whole body of a completed reply; of several choices their records in order, render[i] for
- * record[i].  All kinds but API_RESPONSE. */
+/* The whole body of a completed reply; of several choices their records in order (all of a prompt
+ * together), render[i] for record[i].  request: as it was asked, NULL for a stored chat completion.
+ */
 MUST_USE enum err render_whole(const struct render *render, const struct reply *const *records,
                                size_t count, const struct api_request *request, struct buf *out);
 /* A response object.  record NULL: still queued (running false) or in progress. */
@@ -71,8 +74,9 @@ MUST_USE enum err render_response(const struct render *render, const struct repl
                                   bool running, struct buf *out);
 
 /* How a reply that did not complete looks to a client: failed with the status and code it carries,
- * cancelled as 499 (which clients do not retry), expired as 503.  code is borrowed from reply. */
-void api_error_of_reply(const struct reply *reply, struct api_error *error);
+ * cancelled as 499 (which clients do not retry), expired as 503.  What it names is called as the
+ * kind calls it.  code is borrowed from reply. */
+void api_error_of_reply(const struct reply *reply, enum api_kind kind, struct api_error *error);
 
 /* GET /v1/models, /v1/models/{model} */
 MUST_USE enum err models_write(const char *const *names, size_t count, double created,

@@ -16,13 +16,13 @@
 #include "wire/reply.h"
 
 enum api_kind { /* how the reply is written: render.h */
-    API_CHAT,
-    API_COMPLETION,
-    API_RESPONSE,
-    API_EMBEDDING,
-    API_TOKENIZE,
-    API_DETOKENIZE,
-    API_TEMPLATE,
+                API_CHAT,
+                API_COMPLETION,
+                API_RESPONSE,
+                API_EMBEDDING,
+                API_TOKENIZE,
+                API_DETOKENIZE,
+                API_TEMPLATE,
 };
 
 struct api_request {
@@ -43,8 +43,8 @@ struct api_request {
     json_t *kept;           /* owned: what prompt.request points to; NULL: nothing is kept */
 };
 
-#define API_CHOICES_MAX 64  /* texts of one prompt */
-#define API_TEXTS_MAX   64  /* prompts of one completion request; n × prompts ≤ this too */
+#define API_CHOICES_MAX 64 /* texts of one prompt */
+#define API_TEXTS_MAX   64 /* prompts of one completion request; n × prompts ≤ this too */
 #define API_TOKENS_MAX  1000000
 #define API_TOP_K_MAX   1000000
 #define API_PARTS_MAX   256 /* text parts of one message */

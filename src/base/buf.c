@@ -90,6 +90,14 @@ void buf_consume(struct buf *buf, size_t n)
     buf->data[buf->len] = '\0';
 }
 
+void buf_truncate(struct buf *buf, size_t len)
+{
+    assert(len <= buf->len);
+    buf->len = len;
+    if (buf->data != NULL)
+        buf->data[len] = '\0';
+}
+
 char *buf_take(struct buf *buf, size_t *len)
 {
     char *data = buf->data;

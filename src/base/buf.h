@@ -30,6 +30,8 @@ MUST_USE enum err buf_printf(struct buf *buf, const char *format, ...) PRINTF_LI
 void buf_clear(struct buf *buf);
 /* Drops the first n (≤ len) bytes. */
 void buf_consume(struct buf *buf, size_t n);
+/* Drops what is behind the first len (≤ its length) bytes. */
+void buf_truncate(struct buf *buf, size_t len);
 /* Gives the content away (free() it); the buffer is empty again.  NULL when it was empty. */
 char *buf_take(struct buf *buf, size_t *len);
 /* Content as text, "" when empty. */

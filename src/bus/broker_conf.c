@@ -14,15 +14,20 @@ struct rights {
 #define DIRECT_GET(stream) "$JS.API.DIRECT.GET." stream, "$JS.API.DIRECT.GET." stream ".>"
 #define FETCH(stream)      "$JS.API.CONSUMER.MSG.NEXT." stream ".*", "$JS.ACK." stream ".>"
 
-/* Accepts prompts, reads replies, cancels; asks how full the queues are. */
+/* Accepts prompts, reads replies, cancels; keeps files and batches; asks how full the queues are.
+ */
 static const char *const gateway_publish[] = {"prompt.>",
                                               "tok.*.*.c",
                                               "response.>",
                                               "reply.>", /* again, without its text */
                                               "state.gateway.>",
+                                              "obj.>",
+                                              DIRECT_GET("PROMPTS"),
                                               DIRECT_GET("TOKENS"),
                                               DIRECT_GET("REPLIES"),
+                                              DIRECT_GET("OBJECTS"),
                                               "$JS.API.STREAM.PURGE.PROMPTS",
+                                              "$JS.API.STREAM.PURGE.OBJECTS",
                                               "$JS.API.STREAM.INFO.*",
                                               "$JS.API.CONSUMER.INFO.PROMPTS.*",
                                               NULL};

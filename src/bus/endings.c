@@ -16,12 +16,17 @@
 #define PATIENCE_MS  2000 /* an ending unanswered for this long is put again */
 #define ANSWER_BYTES "+"
 
+struct waiter {
+    bus_done_fn *fn;
+    void *arg;
+    struct waiter *next;
+};
+
 struct ending {
     char id[ID_SIZE];
     struct buf text; /* encoded */
     int64_t put_at_ns;
-    bus_done_fn *fn;
-    void *arg;
+    struct waiter *waiters;
     UT_hash_handle hh;
 };
 
@@ -35,6 +40,11 @@ struct endings {
 
 static void ending_free(struct ending *ending)
 {
+    while (ending->waiters != NULL) {
+        struct waiter *waiter = ending->waiters;
+        ending->waiters = waiter->next;
+        free(waiter);
+    }
     buf_done(&ending->text);
     free(ending);
 }
@@ -60,10 +70,15 @@ static void on_answered(void *arg, const struct bus_message *message)
     if (ending == NULL)
         return;
     HASH_DELETE(hh, endings->all, ending);
-    bus_done_fn *fn = ending->fn;
-    void *fn_arg = ending->arg;
+    struct waiter *waiter = ending->waiters;
+    ending->waiters = NULL;
     ending_free(ending);
-    fn(fn_arg, ERR_OK, 0);
+    while (waiter != NULL) {
+        struct waiter *next = waiter->next;
+        waiter->fn(waiter->arg, ERR_OK, 0);
+        free(waiter);
+        waiter = next;
+    }
 }
 
 static void on_timer(void *arg)
@@ -106,15 +121,23 @@ size_t endings_count(const struct endings *endings)
 enum err endings_put(struct endings *endings, const struct reply *reply, bus_done_fn *fn, void *arg)
 {
     struct ending *ending;
-    HASH_FIND_STR(endings->all, reply->id, ending);
-    if (ending != NULL)
-        return err_set(ERR_EXISTS, "this prompt's ending is on its way already");
-    ending = calloc(1, sizeof *ending);
-    if (ending == NULL)
+    struct waiter *waiter = malloc(sizeof *waiter);
+    if (waiter == NULL)
         return err_set(ERR_NOMEM, "out of memory");
+    *waiter = (struct waiter){.fn = fn, .arg = arg};
+    HASH_FIND_STR(endings->all, reply->id, ending);
+    if (ending != NULL) { /* one is on its way already: one record decides, for all of them */
+        waiter->next = ending->waiters;
+        ending->waiters = waiter;
+        return ERR_OK;
+    }
+    ending = calloc(1, sizeof *ending);
+    if (ending == NULL) {
+        free(waiter);
+        return err_set(ERR_NOMEM, "out of memory");
+    }
     snprintf(ending->id, sizeof ending->id, "%s", reply->id);
-    ending->fn = fn;
-    ending->arg = arg;
+    ending->waiters = waiter;
     buf_init(&ending->text, REPLY_BYTES_MAX);
     char name[ID_SIZE + 8], answer_to[160];
     snprintf(name, sizeof name, "done.%s", ending->id);
@@ -146,15 +169,29 @@ struct cancel {
     struct endings *endings;
     char id[ID_SIZE], gateway[TAG_SIZE], reason[16];
     char prompter[PROMPT_MAX_PROMPTER + 1], model[MODEL_NAME_MAX + 1];
-    char trace_id[ID_SIZE];
+    char trace_id[ID_SIZE], owner[OWNER_LEN + 1];
+    json_t *request, *messages; /* references of ours; NULL: none */
     bool keep_in_queue, detached;
+    bool text_full; /* no more of it fits */
     double accepted_at;
     struct buf text; /* what had been made of the reply */
     uint64_t pieces, tokens;
+    json_t *cuts;     /* bytes of each piece, of a detached reply; else NULL */
+    json_t *logprobs; /* NULL: none were made */
     bus_done_fn *fn;
     void *arg;
     struct cancel *prev, *next; /* all that are under way; fn NULL once orphaned */
 };
+
+static void cancel_release(struct cancel *cancel)
+{
+    buf_done(&cancel->text);
+    json_decref(cancel->request);
+    json_decref(cancel->messages);
+    json_decref(cancel->cuts);
+    json_decref(cancel->logprobs);
+    free(cancel);
+}
 
 static void cancel_finish(struct cancel *cancel, enum err err)
 {
@@ -168,8 +205,7 @@ static void cancel_finish(struct cancel *cancel, enum err err)
         if (cancel->fn != NULL)
             cancel->fn(cancel->arg, err, 0);
     }
-    buf_done(&cancel->text);
-    free(cancel);
+    cancel_release(cancel);
 }
 
 static void on_removed(void *arg, enum err err, uint64_t sequence)
@@ -188,45 +224,91 @@ static void on_recorded(void *arg, enum err err, uint64_t sequence)
         cancel_finish(cancel, err);
 }
 
+/* What a piece adds to the record besides its text. */
+static void keep_marks(struct cancel *cancel, const struct piece *piece)
+{
+    enum err err = ERR_OK;
+    if (cancel->cuts != NULL &&
+        json_array_append_new(cancel->cuts, json_integer((json_int_t)piece->text_len)) != 0) {
+        json_decref(cancel->cuts); /* none rather than wrong ones */
+        cancel->cuts = NULL;
+        err = err_set(ERR_NOMEM, "out of memory");
+    }
+    if (piece->logprobs != NULL)
+        err = reply_logprobs_add(&cancel->logprobs, piece->logprobs, piece->logprobs_len);
+    if (err != ERR_OK)
+        log_warn("cancel.marks_lost prompt=%s why=\"%s\"", cancel->id, err_text());
+}
+
 static void on_piece(void *arg, const struct pieces *pieces)
 {
     struct cancel *cancel = arg;
     for (size_t i = 0; i < pieces->count; i++) {
-        if (buf_append(&cancel->text, pieces->items[i].text, pieces->items[i].text_len) != ERR_OK)
+        const struct piece *piece = &pieces->items[i];
+        cancel->tokens += piece->token_count;
+        if (cancel->text_full)
+            continue;
+        if (buf_append(&cancel->text, piece->text, piece->text_len) == ERR_OK) {
+            cancel->pieces++;
+            keep_marks(cancel, piece);
+        } else {
             log_warn("cancel.text_cut prompt=%s", cancel->id);
-        cancel->tokens += pieces->items[i].token_count;
+            cancel->text_full = true;
+        }
     }
-    cancel->pieces += pieces->count;
+}
+
+/* Puts the ending; whole: with all that was said, which may be more than fits. */
+static enum err put_cancelled(struct cancel *cancel, const struct claim *latest, bool whole)
+{
+    bool expired = strcmp(cancel->reason, "expired") == 0;
+    /* Its owner would have dropped the text, but is gone itself. */
+    whole = whole && (cancel->detached || strcmp(cancel->reason, "owner_gone") != 0);
+    const struct reply ending = {
+        .id = cancel->id,
+        .gateway = cancel->gateway,
+        .prompter = cancel->prompter,
+        .model = cancel->model,
+        .status = expired ? REPLY_EXPIRED : REPLY_CANCELLED,
+        .finish_reason = "",
+        .text = whole ? buf_text(&cancel->text) : "",
+        .pieces = whole ? cancel->pieces : 0,
+        .error_code = cancel->reason,
+        .error_text =
+            expired ? "the prompt waited too long for a free worker" : "the reply was cancelled",
+        .reply_tokens = cancel->tokens,
+        .worker = latest->worker,
+        .node = latest->node,
+        .device = latest->device,
+        .attempt = latest->attempt,
+        .started_at = latest->started_at,
+        .accepted_at = cancel->accepted_at,
+        .finished_at = clock_wall(),
+        .detached = cancel->detached,
+        .trace_id = cancel->trace_id,
+        .owner = cancel->owner,
+        .request = cancel->request,
+        .messages = whole ? cancel->messages : NULL,
+        .cuts = whole ? cancel->cuts : NULL,
+        .logprobs = whole ? cancel->logprobs : NULL,
+    };
+    return endings_put(cancel->endings, &ending, on_recorded, cancel);
 }
 
 static void on_read(void *arg, enum err err, const struct claim *latest, uint64_t sequence)
 {
     struct cancel *cancel = arg;
+    static const struct claim none;
+    if (latest == NULL)
+        latest = &none;
     (void)sequence;
     if (cancel->endings == NULL)
         err = ERR_CANCELLED;
-    if (err == ERR_OK) {
-        bool expired = strcmp(cancel->reason, "expired") == 0;
-        struct reply ending = {
-            .id = cancel->id,
-            .gateway = cancel->gateway,
-            .prompter = cancel->prompter,
-            .model = cancel->model,
-            .status = expired ? REPLY_EXPIRED : REPLY_CANCELLED,
-            .finish_reason = "",
-            .text = buf_text(&cancel->text),
-            .pieces = cancel->pieces,
-            .error_code = cancel->reason,
-            .error_text = expired ? "the prompt waited too long for a free worker"
-                                  : "the reply was cancelled",
-            .reply_tokens = cancel->tokens,
-            .attempt = latest != NULL ? latest->attempt : 0,
-            .accepted_at = cancel->accepted_at,
-            .finished_at = clock_wall(),
-            .detached = cancel->detached,
-            .trace_id = cancel->trace_id,
-        };
-        err = endings_put(cancel->endings, &ending, on_recorded, cancel);
+    if (err == ERR_OK)
+        err = put_cancelled(cancel, latest, true);
+    if (err == ERR_LIMIT) {
+        log_warn("cancel.text_dropped prompt=%s why=\"%s\"", cancel->id, err_text());
+        err = put_cancelled(cancel, latest, false);
     }
     if (err != ERR_OK)
         cancel_finish(cancel, err);
@@ -259,8 +341,14 @@ enum err endings_cancel(struct endings *endings, const struct cancel_spec *spec,
     snprintf(cancel->model, sizeof cancel->model, "%s", spec->model);
     snprintf(cancel->trace_id, sizeof cancel->trace_id, "%s",
              spec->trace_id != NULL ? spec->trace_id : "");
+    snprintf(cancel->owner, sizeof cancel->owner, "%s", spec->owner != NULL ? spec->owner : "");
     cancel->keep_in_queue = spec->keep_in_queue;
     cancel->detached = spec->detached;
+    if (spec->detached) { /* its record answers for it */
+        cancel->request = json_incref((json_t *)(uintptr_t)spec->request);
+        cancel->messages = json_incref((json_t *)(uintptr_t)spec->messages);
+        cancel->cuts = json_array();
+    }
     cancel->accepted_at = spec->accepted_at;
     cancel->fn = fn;
     cancel->arg = arg;
@@ -272,7 +360,7 @@ enum err endings_cancel(struct endings *endings, const struct cancel_spec *spec,
     else
         err = tokens_read(endings->bus, cancel->gateway, cancel->id, on_piece, on_read, cancel);
     if (err != ERR_OK) {
-        free(cancel);
+        cancel_release(cancel);
         return err;
     }
     cancel->next = endings->cancels;

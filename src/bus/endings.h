@@ -25,17 +25,19 @@ void endings_free(struct endings *endings);
 /* How many are under way. */
 size_t endings_count(const struct endings *endings);
 
-/* Puts an ending (copied; answer_to is filled in here).  fn: ERR_OK once the record exists. */
+/* Puts an ending (copied; answer_to is filled in here).  fn: ERR_OK once the record exists.  While
+ * one for the same prompt is on its way from here, its record is waited for. */
 MUST_USE enum err endings_put(struct endings *endings, const struct reply *ending, bus_done_fn *fn,
                               void *arg);
 
 struct cancel_spec { /* texts are copied */
     const char *id, *gateway, *prompter, *model;
-    const char *owner;      /* NULL, "": none */
-    const json_t *request;  /* the prompt's, for the record of a detached reply; NULL: none; kept by */
+    const char *owner; /* NULL, "": none */
+    const json_t
+        *request; /* the prompt's, for the record of a detached reply; NULL: none; kept by */
     const json_t *messages; /* reference, so they may not change any more */
-    const char *reason; /* "cancelled", "owner_gone", "expired" */
-    bool tombstone;     /* put one first; false: it stands there already */
+    const char *reason;     /* "cancelled", "owner_gone", "expired" */
+    bool tombstone;         /* put one first; false: it stands there already */
     bool fenced;        /* put it only if the latest claim is this one; else fn gets ERR_EXISTS */
     uint64_t fence;     /* its sequence; 0: nobody has claimed */
     bool keep_in_queue; /* the caller holds the prompt and acknowledges it itself */

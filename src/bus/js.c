@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "wire/json.h"
+#include "wire/subject.h"
 
 /* err_code values of JetStream's API errors. */
 enum {
@@ -112,15 +113,25 @@ static bool on_answer(void *arg, enum err err, const struct bus_message *message
 enum err js_publish(struct bus *bus, const char *subject, const struct js_expect *expect,
                     const void *data, size_t len, bus_done_fn *fn, void *arg)
 {
-    struct bus_header headers[2];
+    return js_publish_for(bus, subject, expect, 0, data, len, fn, arg);
+}
+
+enum err js_publish_for(struct bus *bus, const char *subject, const struct js_expect *expect,
+                        unsigned keep_s, const void *data, size_t len, bus_done_fn *fn, void *arg)
+{
+    struct bus_header headers[3];
     size_t count = 0;
-    char sequence[24];
+    char sequence[24], seconds[16];
     if (expect != NULL && expect->set) {
         snprintf(sequence, sizeof sequence, "%" PRIu64, expect->sequence);
         headers[count++] = (struct bus_header){"Nats-Expected-Last-Subject-Sequence", sequence};
         if (expect->subject != NULL)
             headers[count++] =
                 (struct bus_header){"Nats-Expected-Last-Subject-Sequence-Subject", expect->subject};
+    }
+    if (keep_s > 0) {
+        snprintf(seconds, sizeof seconds, "%us", keep_s);
+        headers[count++] = (struct bus_header){"Nats-TTL", seconds};
     }
     struct operation *operation = operation_new(fn, arg);
     if (operation == NULL)
@@ -130,6 +141,21 @@ enum err js_publish(struct bus *bus, const char *subject, const struct js_expect
     if (err != ERR_OK)
         free(operation);
     return err;
+}
+
+enum err js_last(struct bus *bus, const char *stream, const char *subject, bus_reply_fn *fn,
+                 void *arg)
+{
+    char api[64], ask[SUBJECT_MAX + 32];
+    snprintf(api, sizeof api, "$JS.API.DIRECT.GET.%s", stream);
+    int len = snprintf(ask, sizeof ask, "{\"last_by_subj\":\"%s\"}", subject);
+    return bus_request(bus, api, NULL, 0, ask, (size_t)len, JS_TIMEOUT_MS, fn, arg, NULL);
+}
+
+uint64_t js_stored_sequence(const struct bus_message *message)
+{
+    const char *text = bus_message_header(message, "Nats-Sequence");
+    return text != NULL ? strtoull(text, NULL, 10) : 0;
 }
 
 enum err js_call(struct bus *bus, const char *subject, const char *json, bus_done_fn *fn, void *arg)

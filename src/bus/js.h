@@ -34,6 +34,18 @@ struct js_expect {
 MUST_USE enum err js_publish(struct bus *bus, const char *subject, const struct js_expect *expect,
                              const void *data, size_t len, bus_done_fn *fn, void *arg);
 
+/* The same; what was stored goes by itself after keep_s seconds (of a stream with allow_msg_ttl).
+ */
+MUST_USE enum err js_publish_for(struct bus *bus, const char *subject,
+                                 const struct js_expect *expect, unsigned keep_s, const void *data,
+                                 size_t len, bus_done_fn *fn, void *arg);
+
+/* A direct get: "last_by_subj" of a subject, which may hold wildcards.  fn gets one answer. */
+MUST_USE enum err js_last(struct bus *bus, const char *stream, const char *subject,
+                          bus_reply_fn *fn, void *arg);
+/* Of a message that a direct get brought: its sequence in the stream. */
+uint64_t js_stored_sequence(const struct bus_message *message);
+
 /* An API call whose answer only says yes or no. */
 MUST_USE enum err js_call(struct bus *bus, const char *subject, const char *json, bus_done_fn *fn,
                           void *arg);

@@ -7,6 +7,7 @@
 #include <time.h>
 
 #include "base/clock.h"
+#include "base/id.h"
 #include "base/log.h"
 #include "wire/json.h"
 
@@ -19,7 +20,8 @@ enum err prompts_put(struct bus *bus, const struct prompt *prompt, bus_done_fn *
     enum err err = prompt_encode(prompt, &text);
     if (err == ERR_OK) {
         char subject[SUBJECT_MAX];
-        subject_prompt(subject, prompt->model, LANE_MAIN, prompt->id);
+        const char *lane = prompt->lane != NULL ? prompt->lane : LANE_MAIN;
+        subject_prompt(subject, prompt->model, lane, prompt->id);
         const struct js_expect none_yet = {.set = true};
         err = js_publish(bus, subject, &none_yet, text.data, text.len, fn, arg);
     }
@@ -165,14 +167,26 @@ enum err prompts_remove(struct bus *bus, const char *id, bus_done_fn *fn, void *
     return js_call(bus, "$JS.API.STREAM.PURGE.PROMPTS", ask, fn, arg);
 }
 
+static const char *const lanes[] = {LANE_MAIN, LANE_BATCH};
+#define LANE_COUNT (sizeof lanes / sizeof *lanes)
+
 struct depth_query {
     struct bus *bus;
     prompts_depth_fn *fn;
     void *arg;
     struct prompts_depth depth;
     uint64_t messages; /* in the stream: waiting or in hand */
-    char consumer[SUBJECT_MAX];
+    char model[MODEL_NAME_MAX + 1];
+    size_t lane; /* the one asked about */
 };
+
+static void depth_finish(struct depth_query *query, enum err err)
+{
+    query->fn(query->arg, err, &query->depth);
+    free(query);
+}
+
+static enum err ask_lane(struct depth_query *query);
 
 static bool on_consumer_info(void *arg, enum err err, const struct bus_message *message)
 {
@@ -182,14 +196,31 @@ static bool on_consumer_info(void *arg, enum err err, const struct bus_message *
         err = js_answer_read(message, &answer);
     if (err == ERR_OK) {
         /* Not num_pending: a purge of one subject leaves it as it was. */
-        uint64_t held = (uint64_t)json_int(answer, "num_ack_pending", 0);
-        query->depth.in_flight = held < query->messages ? held : query->messages;
-        query->depth.waiting = query->messages - query->depth.in_flight;
+        query->depth.in_flight += json_uint(answer, "num_ack_pending", 0);
         json_decref(answer);
     }
-    query->fn(query->arg, err, &query->depth);
-    free(query);
+    if (err == ERR_OK && ++query->lane < LANE_COUNT) {
+        err = ask_lane(query);
+        if (err == ERR_OK)
+            return false;
+    }
+    if (err == ERR_OK) {
+        struct prompts_depth *depth = &query->depth;
+        if (depth->in_flight > query->messages)
+            depth->in_flight = query->messages;
+        depth->waiting = query->messages - depth->in_flight;
+    }
+    depth_finish(query, err);
     return false;
+}
+
+static enum err ask_lane(struct depth_query *query)
+{
+    char consumer[SUBJECT_MAX], subject[2 * SUBJECT_MAX];
+    prompts_consumer(consumer, query->model, lanes[query->lane]);
+    snprintf(subject, sizeof subject, "$JS.API.CONSUMER.INFO.PROMPTS.%s", consumer);
+    return bus_request(query->bus, subject, NULL, 0, "", 0, JS_TIMEOUT_MS, on_consumer_info, query,
+                       NULL);
 }
 
 static bool on_stream_info(void *arg, enum err err, const struct bus_message *message)
@@ -201,17 +232,12 @@ static bool on_stream_info(void *arg, enum err err, const struct bus_message *me
     if (err == ERR_OK) {
         int64_t limit = json_int(json_object_get(answer, "config"), "max_msgs", 0);
         query->depth.limit = limit > 0 ? (uint64_t)limit : 0;
-        query->messages = (uint64_t)json_int(json_object_get(answer, "state"), "messages", 0);
+        query->messages = json_uint(json_object_get(answer, "state"), "messages", 0);
         json_decref(answer);
-        char subject[2 * SUBJECT_MAX];
-        snprintf(subject, sizeof subject, "$JS.API.CONSUMER.INFO.PROMPTS.%s", query->consumer);
-        err = bus_request(query->bus, subject, NULL, 0, "", 0, JS_TIMEOUT_MS, on_consumer_info,
-                          query, NULL);
+        err = ask_lane(query);
     }
-    if (err != ERR_OK) {
-        query->fn(query->arg, err, &query->depth);
-        free(query);
-    }
+    if (err != ERR_OK)
+        depth_finish(query, err);
     return false;
 }
 
@@ -221,7 +247,7 @@ enum err prompts_depth(struct bus *bus, const char *model, prompts_depth_fn *fn,
     if (query == NULL)
         return err_set(ERR_NOMEM, "out of memory");
     *query = (struct depth_query){.bus = bus, .fn = fn, .arg = arg};
-    prompts_consumer(query->consumer, model, LANE_MAIN);
+    snprintf(query->model, sizeof query->model, "%s", model);
     enum err err = bus_request(bus, "$JS.API.STREAM.INFO.PROMPTS", NULL, 0, "", 0, JS_TIMEOUT_MS,
                                on_stream_info, query, NULL);
     if (err != ERR_OK)
@@ -255,8 +281,7 @@ static bool on_next(void *arg, enum err err, const struct bus_message *message)
     if (err == ERR_OK && message->status == 404)
         err = err_set(ERR_NOT_FOUND, "no such prompt");
     if (err == ERR_OK) {
-        const char *text = bus_message_header(message, "Nats-Sequence");
-        sequence = text != NULL ? strtoull(text, NULL, 10) : 0;
+        sequence = js_stored_sequence(message);
         accepted_at = stamp_read(bus_message_header(message, "Nats-Time-Stamp"));
         err = prompt_decode(&prompt, message->data, message->len);
     }
@@ -278,6 +303,43 @@ enum err prompts_next(struct bus *bus, uint64_t from, prompts_next_fn *fn, void 
                                JS_TIMEOUT_MS, on_next, query, NULL);
     if (err != ERR_OK)
         free(query);
+    return err;
+}
+
+struct find_query {
+    prompts_find_fn *fn;
+    void *arg;
+};
+
+static void on_found(void *arg, enum err err, uint64_t sequence, double accepted_at,
+                     const struct prompt *prompt)
+{
+    struct find_query query = *(struct find_query *)arg;
+    free(arg);
+    (void)sequence;
+    query.fn(query.arg, err, accepted_at, prompt);
+}
+
+enum err prompts_find(struct bus *bus, const char *id, prompts_find_fn *fn, void *arg)
+{
+    char subject[SUBJECT_MAX];
+    if (!id_is_valid(id, ID_LEN))
+        return err_set(ERR_INVALID, "\"%.48s\" is no prompt's id", id);
+    struct find_query *find = malloc(sizeof *find);
+    struct next_query *query = malloc(sizeof *query);
+    enum err err = ERR_OK;
+    if (find == NULL || query == NULL)
+        err = err_set(ERR_NOMEM, "out of memory");
+    if (err == ERR_OK) {
+        *find = (struct find_query){fn, arg};
+        *query = (struct next_query){on_found, find};
+        subject_prompt_any(subject, id);
+        err = js_last(bus, "PROMPTS", subject, on_next, query);
+    }
+    if (err != ERR_OK) {
+        free(find);
+        free(query);
+    }
     return err;
 }
 

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/id.h"
 #include "base/log.h"
 #include "wire/subject.h"
 
@@ -108,8 +109,7 @@ static bool on_record(void *arg, enum err err, const struct bus_message *message
     if (err == ERR_OK && message->status == 404)
         err = err_set(ERR_NOT_FOUND, "no record yet");
     if (err == ERR_OK) {
-        const char *text = bus_message_header(message, "Nats-Sequence");
-        sequence = text != NULL ? strtoull(text, NULL, 10) : 0;
+        sequence = js_stored_sequence(message);
         err = reply_decode(&record, message->data, message->len);
     }
     query.fn(query.arg, err, sequence, err == ERR_OK ? &record : NULL);
@@ -117,29 +117,58 @@ static bool on_record(void *arg, enum err err, const struct bus_message *message
     return false;
 }
 
-enum err replies_get(struct bus *bus, const char *gateway, const char *id, replies_get_fn *fn,
-                     void *arg)
+/* `record` may hold a wildcard for the gateway. */
+static enum err get_last(struct bus *bus, const char *record, replies_get_fn *fn, void *arg)
 {
     struct get_query *query = malloc(sizeof *query);
     if (query == NULL)
         return err_set(ERR_NOMEM, "out of memory");
     *query = (struct get_query){fn, arg};
-    char record[SUBJECT_MAX], subject[SUBJECT_MAX + 40];
-    subject_reply(record, gateway, id);
-    snprintf(subject, sizeof subject, "$JS.API.DIRECT.GET.REPLIES.%s", record);
-    enum err err = bus_request(bus, subject, NULL, 0, "", 0, JS_TIMEOUT_MS, on_record, query, NULL);
+    enum err err = js_last(bus, "REPLIES", record, on_record, query);
     if (err != ERR_OK)
         free(query);
     return err;
 }
 
+enum err replies_get(struct bus *bus, const char *gateway, const char *id, replies_get_fn *fn,
+                     void *arg)
+{
+    char record[SUBJECT_MAX];
+    subject_reply(record, gateway, id);
+    return get_last(bus, record, fn, arg);
+}
+
+enum err replies_find(struct bus *bus, const char *id, replies_get_fn *fn, void *arg)
+{
+    char record[SUBJECT_MAX];
+    if (!id_is_valid(id, ID_LEN))
+        return err_set(ERR_INVALID, "\"%.48s\" is no prompt's id", id);
+    subject_reply(record, "*", id);
+    return get_last(bus, record, fn, arg);
+}
+
+static enum err put_bare(struct bus *bus, const struct reply *bare, uint64_t sequence,
+                         bus_done_fn *fn, void *arg)
+{
+    char subject[SUBJECT_MAX];
+    subject_reply(subject, bare->gateway, bare->id);
+    const struct js_expect expect = {.set = true, .sequence = sequence};
+    return put_reply(bus, subject, bare, &expect, fn, arg);
+}
+
+enum err replies_delete(struct bus *bus, const struct reply *record, uint64_t sequence,
+                        bus_done_fn *fn, void *arg)
+{
+    struct reply bare = *record;
+    bare.text = NULL; /* and with it goes all else that was said (wire/reply.c) */
+    bare.deleted = true;
+    return put_bare(bus, &bare, sequence, fn, arg);
+}
+
 enum err replies_erase_text(struct bus *bus, const struct reply *record, uint64_t sequence,
                             bus_done_fn *fn, void *arg)
 {
-    char subject[SUBJECT_MAX];
     struct reply bare = *record;
     bare.text = NULL;
-    subject_reply(subject, record->gateway, record->id);
-    const struct js_expect expect = {.set = true, .sequence = sequence};
-    return put_reply(bus, subject, &bare, &expect, fn, arg);
+    return put_bare(bus, &bare, sequence, fn, arg);
 }

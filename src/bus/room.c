@@ -2,12 +2,16 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/log.h"
 #include "bus/js.h"
 #include "wire/json.h"
 
-static const char *const names[ROOM_STREAMS] = {"PROMPTS", "TOKENS", "RESPONSES", "REPLIES"};
+/* The first PROMPT_STREAMS are those that a prompt needs. */
+static const char *const names[ROOM_STREAMS] = {"PROMPTS", "TOKENS", "RESPONSES", "REPLIES",
+                                                "OBJECTS"};
+#define PROMPT_STREAMS 4
 
 struct question { /* lives in its room */
     uint64_t request;
@@ -85,9 +89,18 @@ void room_free(struct room *room)
 
 bool room_is_full(const struct room *room)
 {
-    for (unsigned i = 0; i < ROOM_STREAMS; i++) {
+    for (unsigned i = 0; i < PROMPT_STREAMS; i++) {
         if (room->questions[i].used >= ROOM_FULL)
             return true;
+    }
+    return false;
+}
+
+bool room_stream_full(const struct room *room, const char *stream)
+{
+    for (unsigned i = 0; i < ROOM_STREAMS; i++) {
+        if (strcmp(names[i], stream) == 0)
+            return room->questions[i].used >= ROOM_FULL;
     }
     return false;
 }

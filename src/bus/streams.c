@@ -96,17 +96,19 @@ struct stream_row {
 };
 
 static const struct stream_row rows[] = {
-    {"PROMPTS", "prompt.*.*.*", "workqueue", "\"allow_direct\":true", 20},
+    {"PROMPTS", "prompt.*.*.*", "workqueue", "\"allow_direct\":true", 15},
     {"TOKENS", "tok.*.*.*", "limits",
      "\"allow_direct\":true,\"persist_mode\":\"async\","
      "\"republish\":{\"src\":\"tok.>\",\"dest\":\"live.>\"}",
-     30},
-    {"RESPONSES", "response.*", "workqueue", "\"persist_mode\":\"async\"", 10},
+     25},
+    {"RESPONSES", "response.*", "workqueue", "\"persist_mode\":\"async\"", 8},
     {"REPLIES", "reply.*.*", "limits",
      "\"allow_direct\":true,\"max_msgs_per_subject\":1,"
      "\"republish\":{\"src\":\"reply.>\",\"dest\":\"live.>\"}",
-     30},
-    {"DEAD", "dead.*", "limits", "\"max_msgs_per_subject\":1", 5},
+     25},
+    {"DEAD", "dead.*", "limits", "\"max_msgs_per_subject\":1", 2},
+    {"OBJECTS", "obj.>", "limits",
+     "\"allow_direct\":true,\"max_msgs_per_subject\":1,\"allow_msg_ttl\":true", 20},
 };
 
 enum err streams_setup(const struct join *setup, const struct stream_limits *limits)
@@ -121,6 +123,8 @@ enum err streams_setup(const struct join *setup, const struct stream_limits *lim
             max_age_s = (int64_t)limits->max_reply_s + ORPHAN_S;
         else if (strcmp(row->name, "REPLIES") == 0 || strcmp(row->name, "DEAD") == 0)
             max_age_s = (int64_t)limits->keep_hours * 3600;
+        else if (strcmp(row->name, "OBJECTS") == 0)
+            max_age_s = (int64_t)limits->keep_files_hours * 3600;
         if (strcmp(row->name, "PROMPTS") == 0)
             max_messages = limits->max_queue;
         snprintf(config, sizeof config,
@@ -131,10 +135,11 @@ enum err streams_setup(const struct join *setup, const struct stream_limits *lim
                  limits->store_bytes / 100 * row->disk_percent, row->settings);
         err = make_stream(nats, row->name, config);
     }
-    if (err == ERR_OK) {
+    static const char *const lanes[] = {LANE_MAIN, LANE_BATCH};
+    for (size_t i = 0; err == ERR_OK && i < sizeof lanes / sizeof *lanes; i++) {
         char consumer[SUBJECT_MAX], filter[SUBJECT_MAX];
-        prompts_consumer(consumer, setup->model, LANE_MAIN);
-        subject_prompt(filter, setup->model, LANE_MAIN, "*");
+        prompts_consumer(consumer, setup->model, lanes[i]);
+        subject_prompt(filter, setup->model, lanes[i], "*");
         err = make_consumer(nats, "PROMPTS", consumer, filter);
     }
     if (err == ERR_OK)

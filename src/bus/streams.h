@@ -12,10 +12,11 @@
 #include "config/settings.h"
 
 struct stream_limits {
-    unsigned max_queue;   /* prompts waiting + in flight */
-    unsigned max_reply_s; /* longest time a reply may take */
-    unsigned keep_hours;  /* how long records stay */
-    uint64_t store_bytes; /* disk for all streams together */
+    unsigned max_queue;        /* prompts waiting + in flight */
+    unsigned max_reply_s;      /* longest time a reply may take */
+    unsigned keep_hours;       /* how long records stay */
+    unsigned keep_files_hours; /* how long files and batches do */
+    uint64_t store_bytes;      /* disk for all streams together */
 };
 
 /* setup->model names the model whose prompts are consumed.  ERR_UNAVAILABLE: the broker does not

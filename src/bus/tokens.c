@@ -47,12 +47,6 @@ enum err tokens_tombstone(struct bus *bus, const char *gateway, const char *id, 
     return put_claim(bus, gateway, id, &claim, &latest, fn, arg);
 }
 
-static uint64_t stored_sequence(const struct bus_message *message)
-{
-    const char *text = bus_message_header(message, "Nats-Sequence");
-    return text != NULL ? strtoull(text, NULL, 10) : 0;
-}
-
 struct claim_query {
     tokens_claim_fn *fn;
     void *arg;
@@ -69,7 +63,7 @@ static bool on_last_claim(void *arg, enum err err, const struct bus_message *mes
     if (err == ERR_OK)
         err = claim_decode(&claim, message->data, message->len);
     if (err == ERR_OK)
-        sequence = stored_sequence(message);
+        sequence = js_stored_sequence(message);
     query.fn(query.arg, err, sequence, err == ERR_OK ? &claim : NULL);
     return false;
 }
@@ -81,11 +75,9 @@ enum err tokens_last_claim(struct bus *bus, const char *gateway, const char *id,
     if (query == NULL)
         return err_set(ERR_NOMEM, "out of memory");
     *query = (struct claim_query){fn, arg};
-    char claim[SUBJECT_MAX], ask[SUBJECT_MAX + 32];
+    char claim[SUBJECT_MAX];
     subject_claim(claim, gateway, id);
-    int len = snprintf(ask, sizeof ask, "{\"last_by_subj\":\"%s\"}", claim);
-    enum err err = bus_request(bus, "$JS.API.DIRECT.GET.TOKENS", NULL, 0, ask, (size_t)len,
-                               JS_TIMEOUT_MS, on_last_claim, query, NULL);
+    enum err err = js_last(bus, "TOKENS", claim, on_last_claim, query);
     if (err != ERR_OK)
         free(query);
     return err;
@@ -129,16 +121,28 @@ static void read_finish(struct read_query *query, enum err err)
     free(query);
 }
 
+/* A tombstone says nothing of who worked on the reply: the claim before it does. */
+static void bury(struct claim *tombstone, const struct claim *before)
+{
+    tombstone->attempt = before->attempt;
+    tombstone->started_at = before->started_at;
+    memcpy(tombstone->worker, before->worker, sizeof tombstone->worker);
+    memcpy(tombstone->node, before->node, sizeof tombstone->node);
+    memcpy(tombstone->device, before->device, sizeof tombstone->device);
+}
+
 static void read_message(struct read_query *query, const struct bus_message *message)
 {
     const char *stored = bus_message_header(message, "Nats-Subject");
     struct subject_parts parts;
     enum subject_kind kind = stored != NULL ? subject_parse(&parts, stored) : SUBJECT_OTHER;
-    query->last_sequence = stored_sequence(message);
+    query->last_sequence = js_stored_sequence(message);
     query->in_batch++;
     if (kind == SUBJECT_CLAIM) {
         struct claim claim;
         if (claim_decode(&claim, message->data, message->len) == ERR_OK) {
+            if (claim.kind == CLAIM_TOMBSTONE)
+                bury(&claim, &query->latest);
             query->latest = claim;
             query->claimed = true;
             query->latest_sequence = query->last_sequence;

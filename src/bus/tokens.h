@@ -33,7 +33,9 @@ MUST_USE enum err tokens_append(struct bus *bus, const char *gateway, const char
                                 void *arg);
 
 /* Reads what is stored of a reply, in order: claims and pieces, as messages of the stream.  Then
- * end.  `accept` is a reader (see below) that keeps only what counts. */
+ * end, with the latest claim; a tombstone has attempt, worker, node, device and start of the last
+ * worker's claim before it, 0 and "" if there was none.  `accept` is a reader (see below) that
+ * keeps only what counts. */
 typedef void tokens_read_fn(void *arg, const struct pieces *pieces);
 typedef void tokens_end_fn(void *arg, enum err err, const struct claim *latest,
                            uint64_t latest_sequence);

@@ -29,6 +29,9 @@ struct settings {
     const char *url;  /* http://127.0.0.1:8080 */
     const char *host; /* gateway's listening address */
     int port;
+    const char *keys;     /* file of hashed API keys; NULL: everything is open */
+    const char *cors;     /* origins that browsers may let read replies; NULL: none */
+    const char *key_file; /* holds the key that verbs ask with */
     /* shape of the service */
     int nodes, workers, slots, gateways, responders;
     const char *model;         /* NULL: the default model, where it is found */
@@ -47,7 +50,7 @@ struct settings {
     const char *watch_host;
     int scrape_interval_s;
     int max_queue;
-    int max_wait_s, max_reply_s, keep_hours, drain_timeout_s;
+    int max_wait_s, max_reply_s, keep_hours, keep_files_hours, drain_timeout_s;
     /* roles */
     const char *join;    /* file with the broker's address, credentials and the model's name */
     const char *name;    /* this role's id */
@@ -57,7 +60,7 @@ struct settings {
     const char *broker_pid_file;
     const char *job_mapping;    /* telemetry: folder of files that name the jobs on each GPU */
     const char *procfs, *sysfs; /* telemetry: /proc and /sys */
-    int body_limit_kib, max_connections;
+    int body_limit_kib, file_limit_mib, max_connections;
     /* asking */
     int min_tokens, max_tokens; /* -1: not given */
     double temperature, top_p;  /* NAN: not given */

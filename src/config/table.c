@@ -20,14 +20,14 @@
 
 const struct option_row option_rows[] = {
     /* every verb */
-    {"json", OPTION_FLAG, AT(json), "ask load top status doctor generate", NULL, NULL, NO_RANGE,
+    {"json", OPTION_FLAG, AT(json), "ask load top status doctor generate key", NULL, NULL, NO_RANGE,
      "print JSON for programs"},
     {"quiet", OPTION_FLAG, AT(quiet), "*", NULL, NULL, NO_RANGE, "show no progress"},
     {"log-level", OPTION_LEVEL, AT(log_level), "*", "error|warn|info|debug", "info", NO_RANGE,
      "what goes to the log on standard error"},
     {"config", OPTION_TEXT, AT(config), "*", "FILE", NULL, NO_RANGE,
      "read options from FILE: name = value lines, named as here; [verb] sections for one verb"},
-    {"state-dir", OPTION_TEXT, AT(state_dir), "up node doctor " ROLES, "DIR", NULL, NO_RANGE,
+    {"state-dir", OPTION_TEXT, AT(state_dir), "up node doctor key " ROLES, "DIR", NULL, NO_RANGE,
      "where queues, logs and credentials lie (else $XDG_STATE_HOME/wyvern or "
      "~/.local/state/wyvern)"},
 
@@ -38,6 +38,14 @@ const struct option_row option_rows[] = {
      "address that the gateway listens on; any but loopback lets other machines in"},
     {"port", OPTION_INT, AT(port), "up gateway doctor", "P", "8080", 0, PORT_MAX,
      "the gateway's port; of several, gateway i listens on P + i"},
+
+    {"keys", OPTION_TEXT, AT(keys), "up gateway key", "FILE", NULL, NO_RANGE,
+     "API keys (their hashes): with it every request needs one (key: else the file keys in the "
+     "state directory)"},
+    {"cors", OPTION_TEXT, AT(cors), "up gateway", "ORIGIN,…", NULL, NO_RANGE,
+     "web pages that may read replies, as https://host[:port]; * for all (else none)"},
+    {"key-file", OPTION_TEXT, AT(key_file), ASKS " top status", "FILE", NULL, NO_RANGE,
+     "holds the API key to ask with (else the environment's WYVERN_KEY)"},
 
     /* shape of the service */
     {"nodes", OPTION_INT, AT(nodes), "up", "N", "1", 1, 64,
@@ -95,10 +103,14 @@ const struct option_row option_rows[] = {
      "longest time that one reply may take"},
     {"keep", OPTION_INT, AT(keep_hours), "up " ROLES, "HOURS", "24", 1, 8760,
      "how long the records of replies are kept"},
+    {"keep-files", OPTION_INT, AT(keep_files_hours), "up", "HOURS", "720", 1, 8760,
+     "how long files and batches are kept"},
     {"drain-timeout", OPTION_INT, AT(drain_timeout_s), "up node " ROLES, "SECONDS", "600", 0,
      SECONDS_MAX, "on leaving, wait so long for accepted prompts"},
     {"body-limit", OPTION_INT, AT(body_limit_kib), "up gateway", "KIB", "1024", 1, 65536,
      "largest request body"},
+    {"file-limit", OPTION_INT, AT(file_limit_mib), "up gateway", "MIB", "64", 1, 200,
+     "largest file that may be sent to /v1/files"},
     {"max-connections", OPTION_INT, AT(max_connections), "up gateway", "N", "4096", 1, 100000,
      "connections that a gateway holds at once"},
 

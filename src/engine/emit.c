@@ -17,6 +17,8 @@ static enum shape char_shape(const char *data, size_t len, size_t *size)
     unsigned char low = 0x80, high = 0xBF;
     size_t need;
     *size = 1;
+    if (s[0] == '\0')
+        return SHAPE_BAD; /* many a reader would take it for the text's end */
     if (s[0] < 0x80)
         return SHAPE_WHOLE;
     if (s[0] >= 0xC2 && s[0] <= 0xDF) {

@@ -42,7 +42,8 @@ static void connection_free(struct connection *conn)
     struct http_server *server = conn->server;
     TAILQ_REMOVE(&server->all, conn, all);
     buf_done(&conn->text);
-    buf_done(&conn->body);
+    parse_drop_body(conn);
+    buf_done(&conn->extra);
     buf_done(&conn->pending);
     buf_done(&conn->out);
     buf_done(&conn->sending);
@@ -344,6 +345,14 @@ static void finish_exchange(struct connection *conn)
     send_shutdown(conn);
 }
 
+static void tell_drained(struct connection *conn)
+{
+    struct http_exchange *exchange = &conn->exchange;
+    http_drained_fn *fn = exchange->on_drained;
+    exchange->on_drained = NULL;
+    fn(exchange->drained_arg);
+}
+
 void connection_flush(struct connection *conn)
 {
     if (conn->phase == PHASE_CLOSED) {
@@ -359,6 +368,8 @@ void connection_flush(struct connection *conn)
     }
     if (conn->phase == PHASE_BUSY && conn->exchange.reply == REPLY_WHOLE) {
         finish_exchange(conn);
+    } else if (conn->phase == PHASE_BUSY && conn->exchange.on_drained != NULL) {
+        tell_drained(conn); /* what it writes makes the connection dirty again */
     } else if (conn->phase == PHASE_LINGER) {
         send_shutdown(conn);
     }
@@ -407,7 +418,7 @@ void connection_sweep(struct connection *conn, uint64_t now_ms)
         }
         break;
     case PHASE_BODY:
-        if (age_ms > limits->body_ms) {
+        if (age_ms > limits->body_ms + conn->body.len / BODY_BYTES_PER_MS) {
             response_refuse(conn, 408, "the request's body took too long");
         }
         break;
@@ -461,6 +472,7 @@ static struct connection *connection_new(struct http_server *server)
     conn->number = __atomic_add_fetch(&last_number, 1, __ATOMIC_RELAXED);
     buf_init(&conn->text, server->limits.head_bytes);
     buf_init(&conn->body, server->limits.body_bytes);
+    buf_init(&conn->extra, HTTP_EXTRA_BYTES);
     buf_init(&conn->pending, PENDING_BYTES + READ_BUFFER_BYTES);
     buf_init(&conn->out, REPLY_BYTES_MAX);
     buf_init(&conn->sending, REPLY_BYTES_MAX);

@@ -35,6 +35,7 @@
 #define REPLY_BYTES_MAX   ((size_t)1 << 30)  /* of one connection's unsent output */
 #define FLUSH_EARLY_BYTES ((size_t)64 << 10) /* output of one turn that is sent without waiting */
 #define KEEP_BYTES        ((size_t)2 << 10)  /* buffers up to this size stay between requests */
+#define BODY_BYTES_PER_MS 64 /* a body that comes faster than this may take its time */
 #define LINGER_MS         2000
 #define LINGER_BYTES      ((size_t)64 << 20)
 #define REFUSED_MAX       64 /* connections over the limit that are told so, at a time */
@@ -59,6 +60,8 @@ struct http_exchange {
     struct http_request request;
     http_close_fn *on_close;
     void *close_arg;
+    http_drained_fn *on_drained;
+    void *drained_arg;
     enum reply_state reply;
     bool open;
     bool head_only; /* HEAD: a head without its body */
@@ -97,7 +100,8 @@ struct connection {
     struct header_ref *headers;
     unsigned header_count;
     unsigned header_cap;
-    struct buf body;
+    struct buf body;    /* its length is part of server->bodies_bytes */
+    struct buf extra;   /* header lines for the reply */
     struct buf pending; /* input behind the present request; only while BUSY */
     size_t pending_at;  /* first byte not yet parsed */
 
@@ -127,7 +131,9 @@ struct http_server {
     struct http_limits limits;
     http_handler_fn *handler;
     http_error_fn *error_body;
+    http_body_limit_fn *body_limit;
     void *arg;
+    size_t bodies_bytes; /* of all connections */
     unsigned port;
     unsigned sweep_ms;
     unsigned exchanges;
@@ -169,6 +175,8 @@ void parse_reset(struct connection *conn);
 /* Feeds input; returns how much of it was taken.  All of it, unless conn->request_complete (the
  * rest belongs to later requests) or conn->refuse_status was set. */
 size_t parse_feed(struct connection *conn, const char *data, size_t len);
+/* Lets go of the body, and of its part of the server's bound. */
+void parse_drop_body(struct connection *conn);
 /* Fills exchange.request of a complete request. */
 void parse_fill_request(struct connection *conn);
 

@@ -208,71 +208,6 @@ static int check_coding(struct connection *conn)
     return refuse(conn, 400, "the last transfer coding must be chunked");
 }
 
-static int check_body_size(struct connection *conn)
-{
-    if (conn->parser.content_length > conn->server->limits.body_bytes) {
-        return refuse(conn, 413, "the body is too large");
-    }
-    return 0;
-}
-
-static int check_expect(struct connection *conn)
-{
-    const char *expect = NULL;
-    unsigned found = find_header(conn, "expect", &expect);
-    if (found == 0 || conn->is_http10) {
-        return 0;
-    }
-    if (found > 1 || strcasecmp(expect, "100-continue") != 0) {
-        return refuse(conn, 417, "only the expectation 100-continue is supported");
-    }
-    if ((conn->parser.flags & F_CHUNKED) == 0 && conn->parser.content_length == 0) {
-        return 0;
-    }
-    if (buf_append_text(&conn->out, "HTTP/1.1 100 Continue\r\n\r\n") != ERR_OK) {
-        return refuse(conn, 503, "out of memory");
-    }
-    server_mark_dirty(conn);
-    return 0;
-}
-
-static int on_headers_complete(llhttp_t *parser)
-{
-    struct connection *conn = of_parser(parser);
-    if (parser->http_major != 1 || parser->http_minor > 1) {
-        return refuse(conn, 505, "only HTTP/1.1 and HTTP/1.0 are spoken here");
-    }
-    conn->is_http10 = parser->http_minor == 0;
-    conn->keep_alive = llhttp_should_keep_alive(parser) != 0;
-    conn->in_trailers = true; /* headers that come from here on */
-    if (parser->method == HTTP_CONNECT) {
-        return refuse(conn, 501, "CONNECT is not supported");
-    }
-    /* We never switch protocols, which RFC 9110 7.8 allows: read on as HTTP/1.1. */
-    parser->upgrade = 0;
-    int rc = check_host(conn);
-    rc = rc != 0 ? rc : check_coding(conn);
-    rc = rc != 0 ? rc : check_body_size(conn);
-    rc = rc != 0 ? rc : check_expect(conn);
-    if (rc == 0) {
-        connection_set_phase(conn, PHASE_BODY);
-    }
-    return rc;
-}
-
-static int on_body(llhttp_t *parser, const char *at, size_t len)
-{
-    struct connection *conn = of_parser(parser);
-    switch (buf_append(&conn->body, at, len)) {
-    case ERR_OK:
-        return 0;
-    case ERR_LIMIT:
-        return refuse(conn, 413, "the body is too large");
-    default:
-        return refuse(conn, 503, "out of memory");
-    }
-}
-
 static int hex_digit(char c)
 {
     if (c >= '0' && c <= '9') {
@@ -347,14 +282,87 @@ static int parse_target(struct connection *conn)
     return 0;
 }
 
-static int on_message_complete(llhttp_t *parser)
+/* How large the body may be is asked with all that is known of the request by now. */
+static int check_body_size(struct connection *conn)
+{
+    struct http_server *server = conn->server;
+    conn->body.limit = server->limits.body_bytes;
+    if (server->body_limit != NULL) {
+        parse_fill_request(conn);
+        conn->body.limit = server->body_limit(server->arg, &conn->exchange.request);
+    }
+    if (conn->parser.content_length > conn->body.limit) {
+        return refuse(conn, 413, "the body is too large");
+    }
+    return 0;
+}
+
+static int check_expect(struct connection *conn)
+{
+    const char *expect = NULL;
+    unsigned found = find_header(conn, "expect", &expect);
+    if (found == 0 || conn->is_http10) {
+        return 0;
+    }
+    if (found > 1 || strcasecmp(expect, "100-continue") != 0) {
+        return refuse(conn, 417, "only the expectation 100-continue is supported");
+    }
+    if ((conn->parser.flags & F_CHUNKED) == 0 && conn->parser.content_length == 0) {
+        return 0;
+    }
+    if (buf_append_text(&conn->out, "HTTP/1.1 100 Continue\r\n\r\n") != ERR_OK) {
+        return refuse(conn, 503, "out of memory");
+    }
+    server_mark_dirty(conn);
+    return 0;
+}
+
+static int on_headers_complete(llhttp_t *parser)
 {
     struct connection *conn = of_parser(parser);
-    int rc = parse_target(conn);
-    if (rc != 0) {
-        return rc;
+    if (parser->http_major != 1 || parser->http_minor > 1) {
+        return refuse(conn, 505, "only HTTP/1.1 and HTTP/1.0 are spoken here");
     }
-    conn->request_complete = true;
+    conn->is_http10 = parser->http_minor == 0;
+    conn->keep_alive = llhttp_should_keep_alive(parser) != 0;
+    conn->in_trailers = true; /* headers that come from here on */
+    if (parser->method == HTTP_CONNECT) {
+        return refuse(conn, 501, "CONNECT is not supported");
+    }
+    /* We never switch protocols, which RFC 9110 7.8 allows: read on as HTTP/1.1. */
+    parser->upgrade = 0;
+    int rc = check_host(conn);
+    rc = rc != 0 ? rc : check_coding(conn);
+    rc = rc != 0 ? rc : parse_target(conn);
+    rc = rc != 0 ? rc : check_body_size(conn);
+    rc = rc != 0 ? rc : check_expect(conn);
+    if (rc == 0) {
+        connection_set_phase(conn, PHASE_BODY);
+    }
+    return rc;
+}
+
+static int on_body(llhttp_t *parser, const char *at, size_t len)
+{
+    struct connection *conn = of_parser(parser);
+    struct http_server *server = conn->server;
+    if (len > server->limits.bodies_bytes - server->bodies_bytes) {
+        return refuse(conn, 503, "too many large requests at once; try again in a moment");
+    }
+    switch (buf_append(&conn->body, at, len)) {
+    case ERR_OK:
+        server->bodies_bytes += len;
+        return 0;
+    case ERR_LIMIT:
+        return refuse(conn, 413, "the body is too large");
+    default:
+        return refuse(conn, 503, "out of memory");
+    }
+}
+
+static int on_message_complete(llhttp_t *parser)
+{
+    of_parser(parser)->request_complete = true;
     return HPE_PAUSED;
 }
 
@@ -387,6 +395,8 @@ void parse_reset(struct connection *conn)
     conn->keep_alive = false;
     conn->is_http10 = false;
     buf_clear(&conn->text);
+    buf_done(&conn->extra);
+    conn->server->bodies_bytes -= conn->body.len;
     buf_clear(&conn->body);
     if (conn->text.cap > KEEP_BYTES) {
         buf_done(&conn->text);
@@ -394,7 +404,6 @@ void parse_reset(struct connection *conn)
     }
     if (conn->body.cap > KEEP_BYTES) {
         buf_done(&conn->body);
-        buf_init(&conn->body, conn->server->limits.body_bytes);
     }
 }
 
@@ -465,6 +474,12 @@ size_t parse_feed(struct connection *conn, const char *data, size_t len)
         }
     }
     return len;
+}
+
+void parse_drop_body(struct connection *conn)
+{
+    conn->server->bodies_bytes -= conn->body.len;
+    buf_done(&conn->body);
 }
 
 void parse_fill_request(struct connection *conn)

@@ -82,11 +82,16 @@ static void put_text(struct connection *conn, const char *text)
     put(conn, text, strlen(text));
 }
 
+static bool is_field(const char *name, const char *value)
+{
+    bool is = strpbrk(name, "\r\n: ") == NULL && strpbrk(value, "\r\n") == NULL;
+    assert(is && "a header that would split the reply"); /* and never sent without asserts */
+    return is;
+}
+
 static void put_field(struct connection *conn, const char *name, const char *value)
 {
-    if (strpbrk(name, "\r\n: ") != NULL || strpbrk(value, "\r\n") != NULL) {
-        assert(false &&
-               "a header that would split the reply"); /* and never sent where asserts are off */
+    if (!is_field(name, value)) {
         return;
     }
     put_text(conn, name);
@@ -127,6 +132,8 @@ static void put_head(struct connection *conn, int status, const struct http_head
     for (size_t i = 0; i < header_count; i++) {
         put_field(conn, headers[i].name, headers[i].value);
     }
+    put(conn, buf_text(&conn->extra), conn->extra.len);
+    buf_done(&conn->extra);
     put(conn, "\r\n", 2);
 }
 
@@ -141,10 +148,27 @@ void http_on_close(struct http_exchange *exchange, http_close_fn *fn, void *arg)
     exchange->close_arg = arg;
 }
 
+bool http_reply_header_add(struct http_exchange *exchange, const char *name, const char *value)
+{
+    struct connection *conn = connection_of(exchange);
+    assert(exchange->open && exchange->reply == REPLY_NONE);
+    return is_field(name, value) && buf_printf(&conn->extra, "%s: %s\r\n", name, value) == ERR_OK;
+}
+
+void http_on_drained(struct http_exchange *exchange, http_drained_fn *fn, void *arg)
+{
+    struct connection *conn = connection_of(exchange);
+    exchange->on_drained = fn;
+    exchange->drained_arg = arg;
+    if (fn != NULL) {
+        server_mark_dirty(conn);
+    }
+}
+
 void http_request_drop_body(struct http_exchange *exchange)
 {
     struct connection *conn = connection_of(exchange);
-    buf_done(&conn->body);
+    parse_drop_body(conn);
     exchange->request.body = "";
     exchange->request.body_len = 0;
 }
@@ -245,6 +269,19 @@ void http_stream_end(struct http_exchange *exchange)
     server_mark_dirty(conn);
 }
 
+void http_stream_abort(struct http_exchange *exchange)
+{
+    struct connection *conn = connection_of(exchange);
+    assert(exchange->open && exchange->reply == REPLY_STREAMING);
+    if (conn->phase == PHASE_CLOSED) { /* nobody is told: this ends it */
+        exchange->reply = REPLY_WHOLE;
+        connection_end_orphan(conn);
+        return;
+    }
+    conn->dropping = true;
+    server_mark_dirty(conn);
+}
+
 /* {"error":{"message":…}} when the role has no shape of its own. */
 static size_t error_body(const struct http_server *server, int status, const char *message,
                          char *out, size_t cap)
@@ -263,6 +300,7 @@ void response_refuse(struct connection *conn, int status, const char *message)
     size_t len = error_body(conn->server, status, message, body, sizeof body);
     const struct http_header retry = {"Retry-After", "1"};
     conn->keep_alive = false;
+    parse_drop_body(conn);
     conn->server->counts.refused_total++;
     put_head(conn, status, &retry, status == 503 ? 1 : 0, "application/json", FRAMING_LENGTH, len);
     if (conn->parser.method != HTTP_HEAD) {

@@ -128,6 +128,7 @@ static struct http_limits limits_of(const struct http_limits *given)
         .head_bytes = size_or(given->head_bytes, (size_t)16 << 10),
         .header_count = count_or(given->header_count, 100),
         .body_bytes = size_or(given->body_bytes, (size_t)1 << 20),
+        .bodies_bytes = size_or(given->bodies_bytes, (size_t)256 << 20),
         .connections = count_or(given->connections, 4096),
         .head_ms = count_or(given->head_ms, 10000),
         .body_ms = count_or(given->body_ms, 30000),
@@ -236,6 +237,7 @@ enum err http_server_new(struct http_server **out, struct loop *loop,
     server->sweep_ms = sweep_interval(&server->limits);
     server->handler = config->handler;
     server->error_body = config->error_body;
+    server->body_limit = config->body_limit;
     server->arg = config->arg;
     TAILQ_INIT(&server->all);
     TAILQ_INIT(&server->dirty);

@@ -59,15 +59,21 @@ typedef size_t http_error_fn(void *arg, int status, const char *message, char *o
 struct http_limits {          /* 0 anywhere: the default in brackets */
     size_t head_bytes;        /* request line + headers [16 KiB] */
     unsigned header_count;    /* [100] */
-    size_t body_bytes;        /* [1 MiB] */
+    size_t body_bytes;        /* [1 MiB]; see http_config.body_limit */
+    size_t bodies_bytes;      /* of all request bodies together, as far as they have come; beyond
+                                 it 503 [256 MiB] */
     unsigned connections;     /* further ones get 503 and are closed [4096] */
     unsigned head_ms;         /* first byte of a request → end of its head [10 s] */
-    unsigned body_ms;         /* end of head → end of body [30 s] */
+    unsigned body_ms;         /* end of head → end of body [30 s], and a second more for each 64
+                                 KB that came */
     unsigned idle_ms;         /* between requests [60 s] */
     size_t write_queue_bytes; /* unsent bytes of a streamed reply: a reader slower than this is
                                  dropped [1 MiB] */
     unsigned write_ms;        /* no byte taken by the reader for this long while some wait [30 s] */
 };
+
+/* How large the body of this request may be; asked when its head is whole. */
+typedef size_t http_body_limit_fn(void *arg, const struct http_request *head);
 
 struct http_config {
     const char *host; /* address to listen on */
@@ -75,7 +81,8 @@ struct http_config {
     struct http_limits limits;
     http_handler_fn *handler;
     http_error_fn *error_body;
-    void *arg; /* for both */
+    http_body_limit_fn *body_limit; /* NULL: limits.body_bytes for every request */
+    void *arg;                      /* for all three */
 };
 
 struct http_counts { /* plain numbers; the role maps them to its metrics */
@@ -109,6 +116,11 @@ struct http_header {
 /* Called once, when the exchange ends; set it before the handler returns. */
 void http_on_close(struct http_exchange *exchange, http_close_fn *fn, void *arg);
 
+/* One more header for whatever reply this exchange gets.  Both are copied; without CR, LF, NUL.
+ * False when there is no room for it (HTTP_EXTRA_BYTES for all of them). */
+bool http_reply_header_add(struct http_exchange *exchange, const char *name, const char *value);
+#define HTTP_EXTRA_BYTES 2048
+
 /* A whole reply.  body is copied.  HEAD is answered without the body. */
 void http_reply(struct http_exchange *exchange, int status, const struct http_header *headers,
                 size_t header_count, const char *content_type, const void *body, size_t len);
@@ -122,5 +134,11 @@ void http_stream_begin(struct http_exchange *exchange, int status,
  * before this write. */
 bool http_stream_write(struct http_exchange *exchange, const void *data, size_t len);
 void http_stream_end(struct http_exchange *exchange);
+/* Breaks a streamed reply off, so that its reader sees that it is not whole; on_close comes. */
+void http_stream_abort(struct http_exchange *exchange);
+/* Calls fn once, when the kernel has taken all that was written, from the loop; not when the reader
+ * leaves before that.  For what is written as fast as it is read.  NULL: not any more. */
+typedef void http_drained_fn(void *arg);
+void http_on_drained(struct http_exchange *exchange, http_drained_fn *fn, void *arg);
 
 #endif

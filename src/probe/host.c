@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <sched.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -90,6 +91,30 @@ enum err host_resident(int pid, uint64_t *bytes)
     if (err == ERR_OK)
         *bytes = resident;
     return err;
+}
+
+enum err host_started(int pid, double *seconds)
+{
+    char path[64], line[1024] = "";
+    unsigned long long ticks = 0;
+    FILE *file;
+
+    snprintf(path, sizeof path, pid > 0 ? "/proc/%d/stat" : "/proc/self/stat", pid);
+    file = fopen(path, "re");
+    if (file == NULL)
+        return err_set(errno == ENOENT ? ERR_NOT_FOUND : ERR_OS, "can't read %s: %s", path,
+                       strerror(errno));
+    bool whole = fgets(line, sizeof line, file) != NULL;
+    fclose(file);
+    /* the 22nd field; the second, a name in brackets, may hold anything */
+    const char *at = strrchr(line, ')');
+    for (int field = 2; at != NULL && field < 22; field++) {
+        at = strchr(at + 1, ' ');
+    }
+    if (!whole || at == NULL || sscanf(at, " %llu", &ticks) != 1)
+        return err_set(ERR_OS, "%s is not as it should be", path);
+    *seconds = (double)ticks / (double)sysconf(_SC_CLK_TCK);
+    return ERR_OK;
 }
 
 enum err host_disk_free(const char *path, uint64_t *free_bytes)

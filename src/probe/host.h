@@ -15,4 +15,8 @@ MUST_USE enum err host_memory(uint64_t *total_bytes, uint64_t *available_bytes);
 MUST_USE enum err host_resident(int pid, uint64_t *bytes);
 MUST_USE enum err host_disk_free(const char *path, uint64_t *free_bytes);
 
+/* When a process started, in seconds since the machine did; pid 0: this one.  ERR_NOT_FOUND: there
+ * is none. */
+MUST_USE enum err host_started(int pid, double *seconds);
+
 #endif

@@ -19,7 +19,9 @@
 enum {
     SUCCESS = 0,
     UNINITIALIZED = 1,
+    INVALID_ARGUMENT = 2,
     NO_PERMISSION = 4,
+    NOT_FOUND = 6,
     DRIVER_NOT_LOADED = 9,
     GPU_IS_LOST = 15,
     RESET_REQUIRED = 16,
@@ -105,6 +107,7 @@ struct nvml {
     struct known_gpu known[NVML_MAX_GPUS];
     struct error_count errors[NVML_MAX_GPUS];
     unsigned error_count;
+    struct gpu_reading fresh[NVML_MAX_GPUS]; /* the reading under way */
 };
 
 struct symbol {
@@ -283,6 +286,12 @@ static bool is_driver_gone(int code)
 static bool is_gpu_lost(int code)
 {
     return code == GPU_IS_LOST || code == RESET_REQUIRED;
+}
+
+/* We may not, or can't, look at it; every other failure is one of the GPU itself. */
+static bool is_gpu_hidden(int code)
+{
+    return code == INVALID_ARGUMENT || code == NO_PERMISSION || code == NOT_FOUND;
 }
 
 /* ---- figures: each function answers what the library did, which is SUCCESS where it lacks it ----
@@ -470,7 +479,9 @@ static void register_errors(struct nvml *nvml, struct known_gpu *known, device_h
         known->registered = NULL;
 }
 
-/* One GPU → reading; its uuid stays "" when nothing can be said of it. */
+/* One GPU → reading; its uuid stays "" when nothing can be said of it.  One that was seen before
+ * and does not answer any more is down, whatever the failure: after a GPU fell off the bus, a
+ * library that is started anew calls it an unknown error. */
 static int read_gpu(struct nvml *nvml, unsigned index, struct gpu_reading *reading)
 {
     struct known_gpu *known = &nvml->known[index];
@@ -488,11 +499,11 @@ static int read_gpu(struct nvml *nvml, unsigned index, struct gpu_reading *readi
         memcpy(reading->driver, nvml->driver, sizeof reading->driver);
         code = read_figures(nvml, device, reading);
     }
-    if (code == SUCCESS || is_gpu_lost(code))
+    if (!is_gpu_hidden(code))
         memcpy(reading->uuid, known->uuid, sizeof reading->uuid);
     if (code == SUCCESS)
         reading->up = true;
-    else if (is_gpu_lost(code)) /* nothing else of it counts */
+    else /* nothing else of it counts */
         gpu_figures_clear(reading);
     return code;
 }
@@ -553,9 +564,19 @@ static void show_errors(const struct nvml *nvml, struct gpu_reading *reading)
     }
 }
 
+/* Is it up under another index?  Then what was known of this one is old. */
+static bool is_up_elsewhere(const struct gpu_reading *readings, unsigned count, unsigned which)
+{
+    for (unsigned i = 0; i < count; i++)
+        if (i != which && readings[i].up && strcmp(readings[i].uuid, readings[which].uuid) == 0)
+            return true;
+    return false;
+}
+
 enum err nvml_read(struct nvml *nvml, struct gpu_reading *readings, unsigned *count)
 {
-    unsigned there = 0, filled = 0;
+    struct gpu_reading *fresh = nvml->fresh;
+    unsigned there = 0, filled = 0, kept = 0;
     bool lost = false;
     enum err err = restart_when_due(nvml);
     int code;
@@ -566,20 +587,24 @@ enum err nvml_read(struct nvml *nvml, struct gpu_reading *readings, unsigned *co
     if (code != SUCCESS)
         return give_up_for_now(nvml, code);
     for (unsigned i = 0; i < there && i < NVML_MAX_GPUS; i++) {
-        code = read_gpu(nvml, i, &readings[filled]);
+        code = read_gpu(nvml, i, &fresh[filled]);
         if (is_driver_gone(code))
             return give_up_for_now(nvml, code);
-        lost = lost || is_gpu_lost(code);
-        if (readings[filled].uuid[0] != '\0')
+        if (fresh[filled].uuid[0] != '\0')
             filled++;
     }
     take_events(nvml);
-    for (unsigned i = 0; i < filled; i++)
-        show_errors(nvml, &readings[i]);
+    for (unsigned i = 0; i < filled; i++) {
+        if (!fresh[i].up && is_up_elsewhere(fresh, filled, i))
+            continue;
+        lost = lost || !fresh[i].up;
+        show_errors(nvml, &fresh[i]);
+        readings[kept++] = fresh[i];
+    }
     if (!lost)
         nvml->retry_ms = 0;
     else if (nvml->retry_ms == 0 || clock_mono_ns() >= nvml->retry_at_ns)
         plan_restart(nvml);
-    *count = filled;
+    *count = kept;
     return ERR_OK;
 }

@@ -19,9 +19,10 @@ struct nvml;
 MUST_USE enum err nvml_open(struct nvml **out, const char *library);
 void nvml_close(struct nvml *nvml);
 /* Fills at most NVML_MAX_GPUS readings, and counts the errors (XIDs) that the driver reported since
- * the first reading; GPUs that we may not look at are left out.  A lost GPU is
- * up = false while the library is started anew now and then, the others go on.  ERR_UNAVAILABLE:
- * the driver is gone for now; the handle heals itself at a later call, with back-off. */
+ * the first reading; GPUs that we may not look at are left out.  A GPU that was seen and answers no
+ * more is up = false while the library is started anew now and then, the others go on.
+ * ERR_UNAVAILABLE: the driver is gone for now, readings and count are as they were; the handle
+ * heals itself at a later call, with back-off. */
 MUST_USE enum err nvml_read(struct nvml *nvml, struct gpu_reading *readings, unsigned *count);
 
 #endif

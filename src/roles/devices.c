@@ -1,6 +1,7 @@
 #include "roles/devices.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/log.h"
@@ -25,25 +26,70 @@ static enum err names_split(struct device_list *out, const char *wanted)
     return ERR_OK;
 }
 
+static void gpu_add(struct device_list *out, const char *uuid, size_t len)
+{
+    if (out->count < DEVICES_MAX && len < DEVICE_MAX - sizeof "gpu:")
+        snprintf(out->names[out->count++], DEVICE_MAX, "gpu:%.*s", (int)len, uuid);
+}
+
+/* The GPU that one entry of CUDA_VISIBLE_DEVICES names: its place, or the beginning of its UUID. */
+static const struct gpu_reading *gpu_find(const struct gpu_reading *gpus, unsigned count,
+                                          const char *entry, size_t len)
+{
+    if (len > 0 && len < 6 && strspn(entry, "0123456789") >= len)
+        return (unsigned)atoi(entry) < count ? &gpus[atoi(entry)] : NULL;
+    for (unsigned i = 0; i < count && len > 4 && strncmp(entry, "GPU-", 4) == 0; i++)
+        if (strncmp(gpus[i].uuid, entry, len) == 0)
+            return &gpus[i];
+    return NULL;
+}
+
+/* The cluster's scheduler, or whoever started us, gave us some of the GPUs.  By CUDA's own rules:
+ * the first entry that names nothing ends the list. */
+static void gpus_take_shown(struct device_list *out, const struct gpu_reading *gpus, unsigned count,
+                            const char *shown)
+{
+    for (;; shown++) {
+        size_t len = strcspn(shown, ",");
+        const struct gpu_reading *gpu = gpu_find(gpus, count, shown, len);
+        if (len > 4 && strncmp(shown, "MIG-", 4) == 0)
+            gpu_add(out, shown, len);
+        else if (gpu == NULL)
+            return;
+        else if (gpu->up)
+            gpu_add(out, gpu->uuid, strlen(gpu->uuid));
+        shown += len;
+        if (*shown == '\0')
+            return;
+    }
+}
+
 static void gpus_list(struct device_list *out)
 {
+    const char *shown = getenv("CUDA_VISIBLE_DEVICES");
     struct nvml *nvml;
     struct gpu_reading readings[NVML_MAX_GPUS];
     unsigned count = 0;
     if (nvml_open(&nvml, NULL) != ERR_OK)
         return; /* no NVIDIA GPU here, which is normal */
     enum err err = nvml_read(nvml, readings, &count);
-    if (err != ERR_OK)
+    nvml_close(nvml);
+    if (err != ERR_OK) {
         log_warn("devices.unreadable reason=\"%s\"", err_text());
+        return;
+    }
     if (count > 0 && !engine_can_offload()) {
         log_warn("devices.unused gpus=%u reason=\"this build of the model runtime is for CPUs\"",
                  count);
-        count = 0;
+        return;
     }
-    for (unsigned i = 0; err == ERR_OK && i < count && out->count < DEVICES_MAX; i++)
+    if (shown != NULL) {
+        gpus_take_shown(out, readings, count, shown);
+        return;
+    }
+    for (unsigned i = 0; i < count; i++)
         if (readings[i].up)
-            snprintf(out->names[out->count++], DEVICE_MAX, "gpu:%s", readings[i].uuid);
-    nvml_close(nvml);
+            gpu_add(out, readings[i].uuid, strlen(readings[i].uuid));
 }
 
 enum err device_list_fill(struct device_list *out, const char *wanted)

@@ -16,7 +16,8 @@ struct device_list {
     char names[DEVICES_MAX][DEVICE_MAX];
 };
 
-/* wanted: names with commas between them, or NULL: the GPUs of this machine. */
+/* wanted: names with commas between them, or NULL: the GPUs of this machine, of them those that
+ * CUDA_VISIBLE_DEVICES leaves us. */
 MUST_USE enum err device_list_fill(struct device_list *out, const char *wanted);
 /* Device of worker i: entries in turn; "cpu:<i>" of an empty list. */
 void device_list_take(const struct device_list *list, size_t i, char out[DEVICE_MAX]);

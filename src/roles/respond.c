@@ -184,6 +184,9 @@ static void expire(struct respond *respond, const struct prompt *prompt, double 
         .gateway = prompt->gateway,
         .prompter = prompt->prompter,
         .model = prompt->model,
+        .owner = prompt->owner,
+        .request = prompt->request,
+        .messages = json_object_get(prompt->root, "messages"),
         .reason = "expired",
         .tombstone = true,
         .fenced = true, /* only what no worker holds */

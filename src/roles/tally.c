@@ -16,7 +16,7 @@ void tally_done(struct tally *tally)
     tally_init(tally);
 }
 
-static struct tally_worker *find(struct tally *tally, const struct presence *presence)
+static struct tally_worker *find(const struct tally *tally, const struct presence *presence)
 {
     for (size_t i = 0; i < tally->count; i++) {
         const struct presence *known = &tally->workers[i].presence;
@@ -26,12 +26,21 @@ static struct tally_worker *find(struct tally *tally, const struct presence *pre
     return NULL;
 }
 
-static void add_latency(uint64_t counts[LATENCY_BUCKET_COUNT + 1], double *sum,
-                        const struct presence *presence)
+bool tally_knows(const struct tally *tally, const struct presence *presence)
 {
+    return find(tally, presence) != NULL;
+}
+
+static void add_latency(uint64_t counts[LATENCY_BUCKET_COUNT + 1], double *sum,
+                        const struct tally_worker *worker)
+{
+    const struct presence *now = &worker->presence;
+
     for (size_t i = 0; i <= LATENCY_BUCKET_COUNT; i++)
-        counts[i] += presence->latency_counts[i];
-    *sum += presence->latency_sum;
+        if (now->latency_counts[i] > worker->before_counts[i]) /* else it lies */
+            counts[i] += now->latency_counts[i] - worker->before_counts[i];
+    if (now->latency_sum > worker->before_sum)
+        *sum += now->latency_sum - worker->before_sum;
 }
 
 /* Makes room by merging the worker that has been gone for longest. */
@@ -46,7 +55,7 @@ static enum err merge_oldest(struct tally *tally)
             oldest = i;
     if (oldest == tally->count)
         return err_set(ERR_FULL, "more than %d inference workers", TALLY_MAX);
-    add_latency(tally->merged_counts, &tally->merged_sum, &tally->workers[oldest].presence);
+    add_latency(tally->merged_counts, &tally->merged_sum, &tally->workers[oldest]);
     tally->workers[oldest] = tally->workers[--tally->count];
     return ERR_OK;
 }
@@ -68,7 +77,17 @@ static enum err make_room(struct tally *tally)
     return ERR_OK;
 }
 
-enum err tally_hear(struct tally *tally, const struct presence *presence, int64_t now_ns)
+static void begin(struct tally_worker *worker, const struct presence *presence, bool older)
+{
+    *worker = (struct tally_worker){.presence = *presence};
+    if (!older)
+        return;
+    memcpy(worker->before_counts, presence->latency_counts, sizeof worker->before_counts);
+    worker->before_sum = presence->latency_sum;
+}
+
+enum err tally_hear(struct tally *tally, const struct presence *presence, bool older,
+                    int64_t now_ns)
 {
     struct tally_worker *worker = find(tally, presence);
 
@@ -80,14 +99,16 @@ enum err tally_hear(struct tally *tally, const struct presence *presence, int64_
             if (strcmp(tally->workers[i].presence.name, presence->name) == 0)
                 tally->workers[i].gone = true;
         worker = &tally->workers[tally->count++];
+        begin(worker, presence, older);
     }
     if (presence->leaving && (presence->prompts_total < worker->presence.prompts_total ||
                               presence->reply_tokens_total < worker->presence.reply_tokens_total)) {
         worker->gone = true; /* its supervisor says so for it, without its figures */
         return ERR_OK;
     }
-    *worker =
-        (struct tally_worker){.presence = *presence, .heard_ns = now_ns, .gone = presence->leaving};
+    worker->presence = *presence;
+    worker->heard_ns = now_ns;
+    worker->gone = presence->leaving;
     return ERR_OK;
 }
 
@@ -104,5 +125,5 @@ void tally_latency(const struct tally *tally, uint64_t counts[LATENCY_BUCKET_COU
     memcpy(counts, tally->merged_counts, sizeof tally->merged_counts);
     *sum = tally->merged_sum;
     for (size_t i = 0; i < tally->count; i++)
-        add_latency(counts, sum, &tally->workers[i].presence);
+        add_latency(counts, sum, &tally->workers[i]);
 }

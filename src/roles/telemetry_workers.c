@@ -8,6 +8,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "probe/host.h"
 #include "roles/telemetry.h"
 
 #define AT(row) [(row)-NODE_ROWS_END]
@@ -151,6 +152,17 @@ void show_workers(struct telemetry *telemetry)
                    metrics_set_histogram(telemetry->metrics, REQUEST_LATENCY, NULL, counts, sum));
 }
 
+#define BEFORE_S 5 /* what starts with us, as all of a node does, is not older than we are */
+
+/* Where it can't be told, as from another machine, a worker counts as younger. */
+static bool is_older_than_us(const struct presence *worker)
+{
+    double its = 0, ours = 0;
+
+    return worker->pid > 0 && host_started(worker->pid, &its) == ERR_OK &&
+           host_started(0, &ours) == ERR_OK && its + BEFORE_S < ours;
+}
+
 void hear_worker(void *arg, const struct bus_message *message)
 {
     struct telemetry *telemetry = arg;
@@ -163,7 +175,8 @@ void hear_worker(void *arg, const struct bus_message *message)
     }
     if (strcmp(presence.role, "infer") != 0)
         return;
-    err = tally_hear(&telemetry->tally, &presence, clock_mono_ns());
+    bool older = !tally_knows(&telemetry->tally, &presence) && is_older_than_us(&presence);
+    err = tally_hear(&telemetry->tally, &presence, older, clock_mono_ns());
     if (err != ERR_OK && !telemetry->told_full) {
         telemetry->told_full = true;
         log_warn("worker.uncounted worker=\"%s\" why=\"%s\"", presence.name, err_text());

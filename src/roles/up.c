@@ -328,6 +328,7 @@ static void look_broker(struct up *up)
     struct stream_limits limits = {.max_queue = (unsigned)up->settings->max_queue,
                                    .max_reply_s = (unsigned)up->settings->max_reply_s,
                                    .keep_hours = (unsigned)up->settings->keep_hours,
+                                   .keep_files_hours = (unsigned)up->settings->keep_files_hours,
                                    .store_bytes = up->store_bytes};
     if (!broker_answers(up->broker))
         return;

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "api/params.h"
+#include "config/keys.h"
 #include "engine/model_file.h"
 #include "probe/host.h"
 #include "roles/up.h"
@@ -191,6 +192,14 @@ static enum err check_params(const struct up *up)
     return err;
 }
 
+static enum err check_keys(const struct up *up)
+{
+    struct key_ring ring = {0};
+    enum err err = up->settings->keys != NULL ? key_ring_load(&ring, up->settings->keys) : ERR_OK;
+    key_ring_done(&ring);
+    return err;
+}
+
 /* --- shape ----------------------------------------------------------------------------------- */
 
 static enum err check_shape(struct up *up)
@@ -276,6 +285,8 @@ enum err up_check(struct up *up)
         err = check_model(up);
     if (err == ERR_OK)
         err = check_params(up);
+    if (err == ERR_OK)
+        err = check_keys(up);
     if (err == ERR_OK)
         err = check_disk(up);
     if (err == ERR_OK)

@@ -99,7 +99,10 @@ static enum err start_gateway(struct up *up, unsigned i, const char *host,
     args_number(&args, "--max-reply", s->max_reply_s);
     args_number(&args, "--keep", s->keep_hours);
     args_number(&args, "--body-limit", s->body_limit_kib);
+    args_number(&args, "--file-limit", s->file_limit_mib);
     args_number(&args, "--max-connections", s->max_connections);
+    args_text(&args, "--keys", s->keys);
+    args_text(&args, "--cors", s->cors);
     args_text(&args, "--params", s->params);
     args_text(&args, "--truncate", s->truncate);
     return up_child_add(up, &up->gateways, name, &args, &spec, events);

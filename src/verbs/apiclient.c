@@ -1,6 +1,8 @@
 #include "verbs/apiclient.h"
 
+#include <errno.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -23,6 +25,63 @@ enum err api_url(struct buf *out, const struct settings *settings, const char *p
     buf_clear(out);
     return buf_printf(out, "%.*s%s", (int)len, settings->url, path);
 }
+
+/* ---- the key ---- */
+
+static enum err key_check(const struct api_key *key, const char *source)
+{
+    for (const char *at = key->text; *at != '\0'; at++) {
+        if (*at <= ' ' || *at > '~') /* nothing that could end a header */
+            return err_set(ERR_CONFIG, "%s holds what can be no API key", source);
+    }
+    return ERR_OK;
+}
+
+static enum err key_of_file(struct api_key *out, const char *path)
+{
+    struct api_key key = {.text = ""};
+    FILE *file = fopen(path, "re");
+    if (file == NULL)
+        return err_set(errno == ENOENT ? ERR_NOT_FOUND : ERR_IO, "can't open %s: %s", path,
+                       strerror(errno));
+    size_t len = fread(key.text, 1, sizeof key.text, file);
+    bool whole = !ferror(file) && len < sizeof key.text;
+    fclose(file);
+    if (!whole)
+        return err_set(ERR_CONFIG, "%s holds what can be no API key", path);
+    key.text[len] = '\0';
+    key.text[strcspn(key.text, "\r\n")] = '\0';
+    enum err err = key_check(&key, path);
+    if (err == ERR_OK && key.text[0] == '\0')
+        err = err_set(ERR_CONFIG, "%s holds no API key", path);
+    if (err == ERR_OK)
+        *out = key;
+    explicit_bzero(&key, sizeof key);
+    return err;
+}
+
+enum err api_key_read(struct api_key *out, const struct settings *settings)
+{
+    if (settings->key_file != NULL)
+        return key_of_file(out, settings->key_file);
+    struct api_key key = {.text = ""};
+    const char *given = getenv("WYVERN_KEY");
+    if (given != NULL && strlen(given) > API_KEY_MAX)
+        return err_set(ERR_CONFIG, "$WYVERN_KEY holds what can be no API key");
+    if (given != NULL)
+        snprintf(key.text, sizeof key.text, "%s", given);
+    enum err err = key_check(&key, "$WYVERN_KEY");
+    if (err == ERR_OK)
+        *out = key;
+    return err;
+}
+
+const char *api_key_bearer(const struct api_key *key)
+{
+    return key->text[0] != '\0' ? key->text : NULL;
+}
+
+/* ---- what is asked ---- */
 
 static json_t *params_json(const struct settings *settings)
 {
@@ -296,10 +355,13 @@ enum err api_ask(struct api_reply *reply, const struct settings *settings,
                  const volatile sig_atomic_t *stop)
 {
     struct http_set *set = NULL;
+    struct api_key key;
     struct buf url, body;
     buf_init(&url, 4096);
     buf_init(&body, BODY_MAX);
-    enum err err = api_url(&url, settings, "/v1/chat/completions");
+    enum err err = api_key_read(&key, settings);
+    if (err == ERR_OK)
+        err = api_url(&url, settings, "/v1/chat/completions");
     if (err == ERR_OK)
         err = api_request_write(&body, settings, settings->user, messages, count);
     if (err == ERR_OK)
@@ -310,6 +372,7 @@ enum err api_ask(struct api_reply *reply, const struct settings *settings,
     struct http_call call = {.method = "POST",
                              .url = buf_text(&url),
                              .body = buf_text(&body),
+                             .bearer = api_key_bearer(&key),
                              .connect_ms = CONNECT_MS,
                              .on_data = api_reply_feed,
                              .arg = reply};
@@ -335,16 +398,29 @@ enum err api_get(json_t **out, const struct settings *settings, const char *path
 {
     struct buf url;
     struct http_result result;
+    struct api_key key;
     buf_init(&url, 4096);
     http_result_init(&result);
-    enum err err = api_url(&url, settings, path);
+    enum err err = api_key_read(&key, settings);
+    if (err == ERR_OK)
+        err = api_url(&url, settings, path);
     if (err != ERR_OK)
         goto out;
-    struct http_call call = {
-        .method = "GET", .url = buf_text(&url), .connect_ms = CONNECT_MS, .total_ms = GET_MS};
+    struct http_call call = {.method = "GET",
+                             .url = buf_text(&url),
+                             .bearer = api_key_bearer(&key),
+                             .connect_ms = CONNECT_MS,
+                             .total_ms = GET_MS};
     err = http_call_run(&call, &result);
     if (err != ERR_OK)
         goto out;
+    if (result.status == 401) {
+        err = err_set(ERR_DENIED,
+                      "%s asks for an API key that it knows: pass --key-file FILE or set "
+                      "WYVERN_KEY",
+                      buf_text(&url));
+        goto out;
+    }
     if (result.status != 200) {
         err = err_set(err_of_status(result.status),
                       "%s answered with status %d; is this a wyvern gateway?", buf_text(&url),

@@ -33,6 +33,15 @@ MUST_USE enum err api_request_write(struct buf *out, const struct settings *sett
 /* settings.url + path, without doubled slashes. */
 MUST_USE enum err api_url(struct buf *out, const struct settings *settings, const char *path);
 
+/* The key to ask with: what --key-file holds, else $WYVERN_KEY, else none (""). */
+#define API_KEY_MAX 512
+struct api_key {
+    char text[API_KEY_MAX + 1];
+};
+MUST_USE enum err api_key_read(struct api_key *out, const struct settings *settings);
+/* As http_call.bearer wants it; NULL: none. */
+const char *api_key_bearer(const struct api_key *key);
+
 /* Called with each part of the text; false: no more of it, please. */
 typedef bool api_text_fn(void *arg, const char *text, size_t len);
 

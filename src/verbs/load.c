@@ -58,6 +58,7 @@ struct load {
     struct load_view view;
     struct load_gpus *gpus;
     struct buf url, status_url, body;
+    struct api_key key;
     int64_t begin_ns, end_ns;
     double begin_wall;
     bool status_open, status_gone;
@@ -76,6 +77,14 @@ static void on_stop(int signum)
 
 /* ---- one prompt ---- */
 
+/* "user", or "key/user" where keys are asked for. */
+static bool is_prompter(const char *prompter, const char *user)
+{
+    size_t len = strlen(prompter), user_len = strlen(user);
+    return len >= user_len && strcmp(prompter + len - user_len, user) == 0 &&
+           (len == user_len || prompter[len - user_len - 1] == '/');
+}
+
 static void outcome_fill(struct outcome *outcome, const struct job *job)
 {
     const struct api_reply *reply = &job->reply;
@@ -83,7 +92,7 @@ static void outcome_fill(struct outcome *outcome, const struct job *job)
     int64_t now = clock_mono_ns();
     const char *prompter = api_reply_field(reply, "prompter");
     outcome->answered = true;
-    outcome->wrong = reply->mixed || (reply->wyvern != NULL && strcmp(prompter, job->user) != 0);
+    outcome->wrong = reply->mixed || (reply->wyvern != NULL && !is_prompter(prompter, job->user));
     memcpy(outcome->response_id, reply->response_id, sizeof outcome->response_id);
     json_text_copy(reply->wyvern, "inference_worker", outcome->worker, sizeof outcome->worker);
     json_text_copy(reply->wyvern, "node", outcome->node, sizeof outcome->node);
@@ -144,6 +153,7 @@ static enum err job_send(struct job *job)
     struct http_call call = {.method = "POST",
                              .url = buf_text(&load->url),
                              .body = buf_text(&load->body),
+                             .bearer = api_key_bearer(&load->key),
                              .connect_ms = CONNECT_MS,
                              .on_data = api_reply_feed,
                              .arg = &job->reply};
@@ -181,8 +191,10 @@ static void status_ask(struct load *load)
     if (load->view.quiet || load->status_open || load->status_gone ||
         now - load->status_ns < STATUS_EACH_NS)
         return;
-    struct http_call call = {
-        .method = "GET", .url = buf_text(&load->status_url), .total_ms = STATUS_MS};
+    struct http_call call = {.method = "GET",
+                             .url = buf_text(&load->status_url),
+                             .bearer = api_key_bearer(&load->key),
+                             .total_ms = STATUS_MS};
     load->status_ns = now;
     load->status_open = http_set_add(load->set, &call, status_ended, load) == ERR_OK;
 }
@@ -319,6 +331,8 @@ static enum err load_prepare(struct load *load, const struct settings *settings)
     if (settings->user != NULL && strlen(settings->user) > PROMPT_MAX_USER)
         return err_set(ERR_USAGE, "--user is longer than %d bytes", PROMPT_MAX_USER);
     enum err err = params_bound(settings->params, &bound);
+    if (err == ERR_OK)
+        err = api_key_read(&load->key, settings);
     if (!bound)
         tokens_default(&load->settings);
     if (err == ERR_OK)

@@ -10,6 +10,8 @@
 #define DRAW_EACH_NS  (250 * NS_PER_MS)
 #define PLAIN_EACH_NS (5 * NS_PER_S)
 
+#define NARROW_FIGURES 22 /* columns: " 1234 done 123 running" */
+
 enum err load_view_init(struct load_view *view, bool quiet)
 {
     memset(view, 0, sizeof *view);
@@ -112,21 +114,37 @@ static enum err head_write(const struct load_counts *counts, uint64_t tokens, st
                       (unsigned long long)tokens, counts->seconds);
 }
 
+/* A line that is wrapped can't be drawn over: without room for a bar the line is cut before that.
+ */
+static enum err narrow_write(const struct load_view *view, const struct view_worker *worker,
+                             int id_width, struct buf *out)
+{
+    int room = view->live.style.width - 1 - NARROW_FIGURES;
+    char id[REPORT_LABEL_SIZE];
+    report_label(id, worker->node, worker->id);
+    id_width = id_width > room ? room : id_width;
+    enum err err = id_width > 0 ? draw_text(out, id, id_width) : ERR_OK;
+    if (err == ERR_OK)
+        err = buf_printf(out, " %4zu done %3u running\n", worker->done, worker->running);
+    return err;
+}
+
 static enum err worker_write(const struct load_view *view, const struct view_worker *worker,
                              double share, int id_width, struct buf *out)
 {
     char id[REPORT_LABEL_SIZE];
-    report_label(id, worker->node, worker->id);
     int columns = view->live.style.width - id_width - 42;
+    if (columns < 4)
+        return narrow_write(view, worker, id_width, out);
+    report_label(id, worker->node, worker->id);
     enum err err = buf_append_text(out, "  ");
     if (err == ERR_OK)
         err = draw_text(out, id, id_width);
-    if (err == ERR_OK && columns >= 4) {
+    if (err == ERR_OK)
         err = buf_append_text(out, " ");
-        if (err == ERR_OK)
-            err = draw_bar(out, &view->live.style, (double)worker->done, worker->running, share,
-                           columns < 60 ? columns : 60);
-    }
+    if (err == ERR_OK)
+        err = draw_bar(out, &view->live.style, (double)worker->done, worker->running, share,
+                       columns < 60 ? columns : 60);
     if (err == ERR_OK)
         err = buf_printf(out, " %4zu done %3u running %7llu tokens\n", worker->done,
                          worker->running, (unsigned long long)worker_tokens(worker));

@@ -288,6 +288,9 @@ void report_label(char out[REPORT_LABEL_SIZE], const char *node, const char *id)
     snprintf(out, REPORT_LABEL_SIZE, "%s%s%s", named ? "" : node, named ? "" : "/", id);
 }
 
+#define WIDE         80
+#define WIDE_FIGURES 59 /* the figures' columns */
+
 static enum err table_draw(const struct report *report, const struct term_style *style,
                            int id_width, int device_width, struct buf *out)
 {
@@ -307,6 +310,26 @@ static enum err table_draw(const struct report *report, const struct term_style 
             err = buf_printf(out, " %8zu %8llu %9.2f %9.2f %8.2f %8.2f\n", worker->prompts,
                              (unsigned long long)worker->tokens, worker->busy_s, worker->slot_s,
                              worker->first_start, worker->last_end);
+    }
+    return err;
+}
+
+/* On a narrow terminal: who did how much. */
+#define NARROW_FIGURES 26 /* the figures' columns */
+
+static enum err narrow_table_draw(const struct report *report, const struct term_style *style,
+                                  int id_width, struct buf *out)
+{
+    enum err err = buf_printf(out, "%s%-*s %7s %8s %8s%s\n", term_bold(style), id_width, "worker",
+                              "prompts", "tokens", "busy s", term_reset(style));
+    for (size_t i = 0; i < report->worker_count && err == ERR_OK; i++) {
+        const struct report_worker *worker = &report->workers[i];
+        char id[REPORT_LABEL_SIZE];
+        report_label(id, worker->node, worker->id);
+        err = draw_text(out, id, id_width);
+        if (err == ERR_OK)
+            err = buf_printf(out, " %7zu %8llu %8.1f\n", worker->prompts,
+                             (unsigned long long)worker->tokens, worker->busy_s);
     }
     return err;
 }
@@ -454,18 +477,20 @@ enum err report_draw(const struct report *report, const struct term_style *style
         id_width = id > id_width ? id : id_width;
         device_width = device > device_width ? device : device_width;
     }
-    int room = style->width - 59; /* the figures' columns */
-    if (id_width > room - 6)
-        id_width = room - 6;
+    bool narrow = style->width < WIDE;
+    int room = style->width - (narrow ? NARROW_FIGURES : WIDE_FIGURES + 6);
+    if (id_width > room)
+        id_width = room;
     if (id_width < 6)
         id_width = 6;
-    if (device_width > room - id_width)
-        device_width = room - id_width;
+    if (device_width > style->width - WIDE_FIGURES - id_width)
+        device_width = style->width - WIDE_FIGURES - id_width;
     if (device_width < 6)
         device_width = 6;
     err = buf_append_text(out, "\n");
     if (err == ERR_OK)
-        err = table_draw(report, style, id_width, device_width, out);
+        err = narrow ? narrow_table_draw(report, style, id_width, out)
+                     : table_draw(report, style, id_width, device_width, out);
     if (err == ERR_OK)
         err = spread_draw(report, out);
     if (err == ERR_OK)

@@ -93,7 +93,13 @@ static void status_print(const json_t *root)
     text_print(json_text(broker, "url", "?"));
     if (json_int(broker, "pid", 0) > 0)
         printf("  pid %lld", (long long)json_int(broker, "pid", 0));
+    if (!json_flag(broker, "connected", false))
+        fputs("  is away: nodes and workers stand here as they were when it left", stdout);
     const json_t *queue = json_object_get(root, "queue");
+    if (!json_is_integer(json_object_get(queue, "waiting"))) {
+        fputs("\nqueue: not known\n", stdout);
+        return;
+    }
     printf("\nqueue: %lld waiting, %lld in flight, at most %lld\n",
            (long long)json_int(queue, "waiting", 0), (long long)json_int(queue, "in_flight", 0),
            (long long)json_int(queue, "limit", 0));

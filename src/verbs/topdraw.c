@@ -87,7 +87,7 @@ static enum err counts_draw(const struct draw *draw, const struct top_sums *sums
     ready->colour = sums->ready < sums->workers ? term_yellow(draw->style) : "";
     if (sums->gpus > 0)
         plural_add(&line, 3, sums->gpus, "GPU");
-    figure_count(active, draw->style, sums->active);
+    figure_count(active, draw->style, draw->fresh ? sums->active : NAN);
     figure_count(slots, draw->style, sums->slots);
     snprintf(text, sizeof text, "%s of %s slots busy", active, slots);
     plain_add(&line, 2, text);

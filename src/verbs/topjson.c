@@ -29,16 +29,16 @@ static void latency_write(struct json_out *out, const struct top *top, const cha
     json_out_object_end(out);
 }
 
-static void worker_write(struct json_out *out, const struct top_worker *worker)
+static void worker_write(struct json_out *out, const struct top_worker *worker, bool fresh)
 {
     json_out_object(out, NULL);
     json_out_text(out, "id", worker->id);
-    json_out_text(out, "state", worker->state);
+    json_out_text(out, "state", fresh ? worker->state : NULL);
     json_out_text(out, "device", worker->device);
     json_out_text(out, "model", worker->model);
     json_out_int(out, "pid", worker->pid);
     json_out_number(out, "slots", worker->slots);
-    json_out_number(out, "active", worker->active);
+    json_out_number(out, "active", fresh ? worker->active : NAN);
     json_out_number(out, "waiting", worker->waiting);
     json_out_number(out, "utilization_ratio", top_trail_get(&worker->busy, 0));
     json_out_number(out, "tokens_per_second", top_rate_now(&worker->token_rate));
@@ -67,7 +67,8 @@ static void gpu_write(struct json_out *out, const struct top_gpu *gpu)
     json_out_object_end(out);
 }
 
-static void node_write(struct json_out *out, const struct top_node *node, double now)
+/* fresh: what the service says of the workers; the node's own figures have an age of their own. */
+static void node_write(struct json_out *out, const struct top_node *node, bool fresh, double now)
 {
     bool answers = now - node->metrics_s < TOP_STALE_S;
     json_out_object(out, NULL);
@@ -93,7 +94,7 @@ static void node_write(struct json_out *out, const struct top_node *node, double
     json_out_array_end(out);
     json_out_array(out, "workers");
     for (size_t i = 0; i < node->worker_count; i++)
-        worker_write(out, &node->workers[i]);
+        worker_write(out, &node->workers[i], fresh);
     json_out_array_end(out);
     json_out_object_end(out);
 }
@@ -120,7 +121,7 @@ enum err top_write_json(const struct top *top, double now, double wall, struct b
     json_out_number(&out, "replies_per_second", sums.replies_per_s);
     json_out_number(&out, "slots", sums.slots);
     json_out_number(&out, "slots_active", fresh ? sums.active : NAN);
-    json_out_uint(&out, "workers_ready", sums.ready);
+    json_out_number(&out, "workers_ready", fresh ? (double)sums.ready : NAN);
     json_out_uint(&out, "response_workers", top->responders);
     latency_write(&out, top, "latency_60s", false);
     latency_write(&out, top, "latency_since_start", true);
@@ -135,7 +136,7 @@ enum err top_write_json(const struct top *top, double now, double wall, struct b
     json_out_array_end(&out);
     json_out_array(&out, "nodes");
     for (size_t i = 0; i < top->node_count; i++)
-        node_write(&out, top->nodes[i], now);
+        node_write(&out, top->nodes[i], fresh, now);
     json_out_array_end(&out);
     json_out_object_end(&out);
     return json_out_end(&out);

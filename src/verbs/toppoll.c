@@ -32,6 +32,7 @@ struct top_poller {
     struct top *top;
     struct http_set *set;
     enum top_poll_scope scope;
+    struct api_key key;     /* for the status alone: metrics are open, and at other addresses */
     struct buf metrics_url; /* of the gateway that we were told of */
     struct source *sources[SOURCES_MAX];
     size_t source_count, open;
@@ -81,7 +82,9 @@ enum err top_poller_new(struct top_poller **out, struct top *top, const struct s
     poller->top = top;
     poller->scope = scope;
     buf_init(&poller->metrics_url, 4096);
-    enum err err = http_set_new(&poller->set);
+    enum err err = api_key_read(&poller->key, settings);
+    if (err == ERR_OK)
+        err = http_set_new(&poller->set);
     if (err == ERR_OK)
         err = api_url(&poller->metrics_url, settings, "/metrics");
     struct source *status = err == ERR_OK ? source_of(poller, SOURCE_STATUS, "") : NULL;
@@ -202,6 +205,9 @@ static void on_ended(void *arg, enum err err, struct http_result *result)
     poller->open--;
     if (source->full)
         err = err_set(ERR_LIMIT, "the answer of %s is too large", buf_text(&source->url));
+    else if (err == ERR_OK && result->status == 401)
+        err = err_set(ERR_DENIED, "%s asks for an API key that it knows: --key-file FILE",
+                      buf_text(&source->url));
     else if (err == ERR_OK && result->status != 200)
         err = err_set(ERR_UNAVAILABLE, "%s answered with status %d", buf_text(&source->url),
                       result->status);
@@ -222,6 +228,8 @@ static void source_ask(struct source *source)
     struct top_poller *poller = source->poller;
     struct http_call call = {.method = "GET",
                              .url = buf_text(&source->url),
+                             .bearer = source->kind == SOURCE_STATUS ? api_key_bearer(&poller->key)
+                                                                     : NULL,
                              .connect_ms = CONNECT_MS,
                              .total_ms = ANSWER_MS,
                              .on_data = source_feed,

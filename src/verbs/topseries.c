@@ -86,6 +86,8 @@ double top_trail_mean(const struct top_trail *trail, unsigned count)
 {
     double sum = 0;
     unsigned known = 0;
+    if (isnan(top_trail_get(trail, 0)))
+        return NAN;
     for (unsigned back = 0; back < count && back < trail->count; back++) {
         double value = top_trail_get(trail, back);
         if (!isnan(value)) {

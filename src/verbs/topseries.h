@@ -40,7 +40,8 @@ struct top_trail {
 void top_trail_add(struct top_trail *trail, double value);
 /* back: 0 is the newest.  NAN beyond the first. */
 double top_trail_get(const struct top_trail *trail, unsigned back);
-/* Of the last `count` values those that are known; NAN without any. */
+/* Of the last `count` values those that are known; NAN when the newest is not: what is lost or
+ * silent now has no mean of a time when it was there. */
 double top_trail_mean(const struct top_trail *trail, unsigned count);
 double top_trail_max(const struct top_trail *trail, unsigned count);
 

@@ -16,6 +16,7 @@ int verb_top(const struct settings *settings, int argc, char **argv);
 int verb_status(const struct settings *settings, int argc, char **argv);
 int verb_generate(const struct settings *settings, int argc, char **argv);
 int verb_convert(const struct settings *settings, int argc, char **argv);
+int verb_key(const struct settings *settings, int argc, char **argv);
 int verb_doctor(const struct settings *settings, int argc, char **argv);
 
 #endif

@@ -59,8 +59,8 @@ struct pieces {
 };
 
 /* On the hot path of every token, so both go without a JSON tree; the text is JSON all the same, of
- * exactly this form: {"v":1,"nonce":"…","first":N,"pieces":[["text",[id,…]],…],"done":false}; a piece with logprobs has
- * their JSON as a third element, a string. */
+ * exactly this form: {"v":1,"nonce":"…","first":N,"pieces":[["text",[id,…]],…],"done":false}; a
+ * piece with logprobs has their JSON as a third element, a string. */
 MUST_USE enum err pieces_encode(const struct pieces *pieces, struct buf *out);
 MUST_USE enum err pieces_decode(struct pieces *out, const char *data, size_t len);
 void pieces_done(struct pieces *pieces); /* of decoded pieces; safe on zeroed memory */

@@ -30,6 +30,7 @@ static void write_infer(struct json_out *out, const struct presence *presence)
 {
     json_out_text(out, "device", presence->device);
     json_out_text(out, "model", presence->model);
+    json_out_text(out, "arch", presence->arch);
     json_out_uint(out, "slots", presence->slots);
     json_out_uint(out, "active", presence->active);
     json_out_uint(out, "context", presence->context);
@@ -133,6 +134,7 @@ static void read_presence(struct presence *presence, const json_t *root)
     json_text_copy(root, "url", presence->url, sizeof presence->url);
     json_text_copy(root, "device", presence->device, sizeof presence->device);
     json_text_copy(root, "model", presence->model, sizeof presence->model);
+    json_text_copy(root, "arch", presence->arch, sizeof presence->arch);
     json_text_copy(root, "state", presence->state, sizeof presence->state);
     presence->slots = read_unsigned(root, "slots");
     presence->active = read_unsigned(root, "active");

@@ -48,6 +48,7 @@ struct presence {
     char device[PRESENCE_TEXT_MAX];
     char model[PRESENCE_TEXT_MAX];
     char state[16]; /* "loading", "ready", "draining" */
+    char arch[32];  /* of its engine: "llama", "blenderbot", "fake"; "": not loaded yet, or older */
     unsigned slots, active, context;
     uint64_t prompts_total;
     /* seconds from acceptance to the reply's end, requests served by this process */

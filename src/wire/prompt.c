@@ -116,10 +116,36 @@ static void write_messages(struct json_out *out, const struct prompt *prompt)
     json_out_array_end(out);
 }
 
+/* A worker reads at most JSON_MAX_DEPTH levels; the message is one around it. */
+static bool nests_within(const json_t *value, unsigned levels)
+{
+    json_t *walked = (json_t *)(uintptr_t)value, *item; /* jansson's walks are not const */
+    const char *key;
+    size_t i;
+
+    if (!json_is_object(value) && !json_is_array(value))
+        return true;
+    if (levels == 0)
+        return false;
+    json_object_foreach(walked, key, item)
+    {
+        if (!nests_within(item, levels - 1))
+            return false;
+    }
+    json_array_foreach(walked, i, item)
+    {
+        if (!nests_within(item, levels - 1))
+            return false;
+    }
+    return true;
+}
+
 enum err prompt_encode(const struct prompt *prompt, struct buf *buf)
 {
     struct json_out out;
 
+    if (!nests_within(prompt->request, JSON_MAX_DEPTH - 1))
+        return err_set(ERR_LIMIT, "the request nests too deep");
     json_out_begin(&out, buf);
     json_out_object(&out, NULL);
     json_out_int(&out, "v", WIRE_VERSION);
@@ -236,7 +262,6 @@ static enum err read_task(struct prompt *prompt)
     if (task == TASK_COUNT)
         return err_set(ERR_UNSUPPORTED, "prompt message: task \"%.32s\" is not known here", name);
     prompt->task = (enum prompt_task)task;
-    prompt->owner = json_text(prompt->root, "owner", "");
     prompt->inputs = json_object_get(prompt->root, "inputs");
     prompt->tokens = json_object_get(prompt->root, "tokens");
     prompt->request = json_object_get(prompt->root, "request");
@@ -252,39 +277,54 @@ static enum err read_task(struct prompt *prompt)
     return ERR_OK;
 }
 
-enum err prompt_decode(struct prompt *out, const char *data, size_t len)
+/* Parses, and reads whose it is. */
+static enum err read_head(struct prompt *prompt, const char *data, size_t len)
 {
-    struct prompt prompt = {.id = NULL};
-    enum err err = json_parse(&prompt.root, data, len);
+    enum err err = json_parse(&prompt->root, data, len);
 
     if (err != ERR_OK) {
         err_prefix(err, "prompt message");
-        err = err == ERR_NOMEM ? err : ERR_INVALID;
-        goto out;
+        return err == ERR_NOMEM ? err : ERR_INVALID;
     }
-    if (json_int(prompt.root, "v", 0) != WIRE_VERSION) {
-        err = err_set(json_is_object(prompt.root) ? ERR_UNSUPPORTED : ERR_INVALID,
-                      "prompt message: not of version %d", WIRE_VERSION);
-        goto out;
-    }
-    prompt.id = json_text(prompt.root, "id", "");
-    prompt.gateway = json_text(prompt.root, "gateway", "");
-    prompt.prompter = json_text(prompt.root, "prompter", "");
-    prompt.model = json_text(prompt.root, "model", "");
-    prompt.detached = json_flag(prompt.root, "detached", false);
-    prompt.traceparent = json_text(prompt.root, "traceparent", "");
-    prompt.tracestate = json_text(prompt.root, "tracestate", "");
-    if (!id_is_valid(prompt.id, ID_LEN) || !id_is_valid(prompt.gateway, TAG_LEN) ||
-        prompt.model[0] == '\0') {
-        err = err_set(ERR_INVALID, "prompt message: id, gateway or model is wrong");
-        goto out;
-    }
-    err = read_task(&prompt);
+    prompt->id = json_text(prompt->root, "id", "");
+    prompt->gateway = json_text(prompt->root, "gateway", "");
+    prompt->prompter = json_text(prompt->root, "prompter", "");
+    prompt->owner = json_text(prompt->root, "owner", "");
+    prompt->model = json_text(prompt->root, "model", "");
+    prompt->detached = json_flag(prompt->root, "detached", false);
+    prompt->traceparent = json_text(prompt->root, "traceparent", "");
+    prompt->tracestate = json_text(prompt->root, "tracestate", "");
+    if (!id_is_valid(prompt->id, ID_LEN) || !id_is_valid(prompt->gateway, TAG_LEN) ||
+        prompt->model[0] == '\0')
+        return err_set(ERR_INVALID, "prompt message: id, gateway or model is wrong");
+    return ERR_OK;
+}
+
+enum err prompt_decode_head(struct prompt *out, const char *data, size_t len)
+{
+    struct prompt prompt = {.id = NULL};
+    enum err err = read_head(&prompt, data, len);
+
+    if (err == ERR_OK)
+        *out = prompt;
+    else
+        prompt_done(&prompt);
+    return err;
+}
+
+enum err prompt_decode(struct prompt *out, const char *data, size_t len)
+{
+    struct prompt prompt = {.id = NULL};
+    enum err err = read_head(&prompt, data, len);
+
+    if (json_is_object(prompt.root) && json_int(prompt.root, "v", 0) != WIRE_VERSION)
+        err = err_set(ERR_UNSUPPORTED, "prompt message: not of version %d", WIRE_VERSION);
+    if (err == ERR_OK)
+        err = read_task(&prompt);
     if (err == ERR_OK)
         err = read_params(&prompt.params, json_object_get(prompt.root, "params"));
     if (err == ERR_OK)
         err = read_messages(&prompt, json_object_get(prompt.root, "messages"));
-out:
     if (err == ERR_OK)
         *out = prompt;
     else

@@ -16,15 +16,15 @@
 #define WIRE_VERSION 1
 
 #define PROMPT_MAX_MESSAGES 1024
-#define PROMPT_MAX_STOP     16  /* stop strings */
-#define PROMPT_MAX_STOP_LEN 256 /* bytes of one */
-#define PROMPT_MAX_USER     64  /* bytes of the "user" field */
-#define PROMPT_MAX_PROMPTER 128 /* bytes: name of the key, '/', "user" field */
-#define PROMPT_MAX_BIAS     1024 /* tokens whose scores are shifted */
+#define PROMPT_MAX_STOP     16                 /* stop strings */
+#define PROMPT_MAX_STOP_LEN 256                /* bytes of one */
+#define PROMPT_MAX_USER     64                 /* bytes of the "user" field */
+#define PROMPT_MAX_PROMPTER 128                /* bytes: name of the key, '/', "user" field */
+#define PROMPT_MAX_BIAS     1024               /* tokens whose scores are shifted */
 #define PROMPT_MAX_GRAMMAR  ((size_t)64 << 10) /* bytes of a grammar */
-#define PROMPT_MAX_INPUTS   256 /* texts of one embedding request */
-#define PROMPT_MAX_TOPS     20  /* alternatives told beside each token */
-#define OWNER_LEN           16  /* hex digits of a key's id */
+#define PROMPT_MAX_INPUTS   256                /* texts of one embedding request */
+#define PROMPT_MAX_TOPS     20                 /* alternatives told beside each token */
+#define OWNER_LEN           16                 /* hex digits of a key's id */
 
 /* What is to be done with it. */
 enum prompt_task {
@@ -67,12 +67,12 @@ struct prompt {          /* texts are borrowed from `root` when decoded, from th
     const char *model;       /* resolved name, never "default" */
     const char *traceparent; /* W3C Trace Context; NULL or "": from an older gateway */
     const char *tracestate;
-    bool detached;                   /* goes on without its owner */
+    bool detached; /* goes on without its owner */
     enum prompt_task task;
-    const char *lane;                /* of the queue; NULL: LANE_MAIN */
-    const char *owner;               /* id of the key it was asked with; NULL or "": none */
-    const json_t *inputs;            /* array of texts, see enum prompt_task; else NULL */
-    const json_t *tokens;            /* TASK_DETOKENIZE: array of ids; else NULL */
+    const char *lane;      /* of the queue; NULL: LANE_MAIN */
+    const char *owner;     /* id of the key it was asked with; NULL or "": none */
+    const json_t *inputs;  /* array of texts, see enum prompt_task; else NULL */
+    const json_t *tokens;  /* TASK_DETOKENIZE: array of ids; else NULL */
     const json_t *request; /* what src/api/ wants to find in the record again; opaque; NULL: none */
     struct prompt_message *messages; /* owned when decoded */
     size_t message_count;
@@ -83,6 +83,9 @@ struct prompt {          /* texts are borrowed from `root` when decoded, from th
 MUST_USE enum err prompt_encode(const struct prompt *prompt, struct buf *out);
 /* ERR_INVALID, ERR_UNSUPPORTED (another WIRE_VERSION), ERR_NOMEM. */
 MUST_USE enum err prompt_decode(struct prompt *out, const char *data, size_t len);
+/* Of a message that prompt_decode refuses, of a newer kind perhaps: only whose it is (id, gateway,
+ * prompter, owner, model, detached, the trace), so that its asker can be told. */
+MUST_USE enum err prompt_decode_head(struct prompt *out, const char *data, size_t len);
 void prompt_done(struct prompt *prompt); /* of a decoded prompt; safe on zeroed memory */
 
 #endif

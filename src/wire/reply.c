@@ -87,6 +87,23 @@ enum err reply_encode(const struct reply *reply, struct buf *buf)
     return json_out_end(&out);
 }
 
+enum err reply_logprobs_add(json_t **array, const char *json, size_t len)
+{
+    json_t *more = NULL;
+    enum err err = json_parse(&more, json, len);
+
+    if (err != ERR_OK)
+        return err_prefix(err == ERR_NOMEM ? err : ERR_INVALID, "logprobs of a piece");
+    if (!json_is_array(more))
+        err = err_set(ERR_INVALID, "logprobs of a piece are no array");
+    if (err == ERR_OK && *array == NULL)
+        *array = json_array();
+    if (err == ERR_OK && json_array_extend(*array, more) != 0)
+        err = err_set(ERR_NOMEM, "no memory for logprobs");
+    json_decref(more);
+    return err;
+}
+
 #define ATTEMPT_MAX 1000000
 
 /* Fills everything but root.  False when something that must be right is not. */

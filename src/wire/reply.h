@@ -37,19 +37,23 @@ struct reply { /* texts: borrowed from root when decoded, from the maker otherwi
     double accepted_at, started_at, finished_at; /* Unix seconds */
     double prompt_ms, decode_ms;
     bool detached;
-    const char *owner;        /* id of the key that it was asked with; "": none */
-    const json_t *logprobs;   /* of a reply asked for them: one entry a token, as OpenAI's
-                                 choices[].logprobs.content has them; else NULL */
-    const json_t *result;     /* of a task that makes no text (enum prompt_task); else NULL */
+    const char *owner;      /* id of the key that it was asked with; "": none */
+    const json_t *logprobs; /* of a reply asked for them: one entry a token, as OpenAI's
+                               choices[].logprobs.content has them; else NULL */
+    const json_t *result;   /* of a task that makes no text (enum prompt_task); else NULL */
     /* of a detached reply, so that the record answers for it; else NULL: */
-    const json_t *request;    /* the prompt's */
-    const json_t *messages;   /* the prompt's */
-    const json_t *cuts;       /* bytes of each piece's text */
-    bool deleted;             /* asked to be forgotten: only ids and usage are left */
-    const char *trace_id;  /* of the client's request, or made for it (wire/trace.h) */
-    const char *answer_to; /* ending: subject that wants to know; the record does not keep it */
+    const json_t *request;  /* the prompt's */
+    const json_t *messages; /* the prompt's */
+    const json_t *cuts;     /* bytes of each piece's text */
+    bool deleted;           /* asked to be forgotten: only ids and usage are left */
+    const char *trace_id;   /* of the client's request, or made for it (wire/trace.h) */
+    const char *answer_to;  /* ending: subject that wants to know; the record does not keep it */
     json_t *root;
 };
+
+/* Adds the logprobs of a piece (a JSON array of one object a token, claim.h) to *array, which is
+ * made when it is NULL.  ERR_INVALID: they are none. */
+MUST_USE enum err reply_logprobs_add(json_t **array, const char *json, size_t len);
 
 MUST_USE enum err reply_encode(const struct reply *reply, struct buf *out);
 MUST_USE enum err reply_decode(struct reply *out, const char *data, size_t len);

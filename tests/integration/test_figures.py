@@ -14,7 +14,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from harness import ROOT, Stream, free_ports, many, wait_for
+from harness import ROOT, WYVERN, Stream, free_ports, many, process_start, run, wait_for
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 SPAN = "00f067aa0ba902b7"
@@ -141,6 +141,33 @@ def test_restarts_and_redeliveries(start):
                          for k in samples(metrics.node)) == 2, "both workers")
 
 
+def test_telemetry_is_started_again(start):
+    """What was served before is not told as if it had happened since."""
+    service = start(workers=1)
+    url, = service.metrics_urls()
+
+    def counted():
+        try:
+            return samples(url)[("request_latency_seconds_count",)]
+        except httpx.TransportError:
+            return None  # it is not back yet
+
+    assert all(r.status_code == 200 for r in many(service, ["a tokens=2"] * 5))
+    wait_for(lambda: counted() == 5, "five requests")
+    worker, = service.workers()
+    tick = os.sysconf("SC_CLK_TCK")
+    wait_for(lambda: time.clock_gettime(time.CLOCK_BOOTTIME) - process_start(worker["pid"]) / tick > 6,
+             "a worker that is older than what starts now", 10)
+    pid, = [p for p in service.family if b"telemetry-" in open(f"/proc/{p}/cmdline", "rb").read()]
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: counted() == 0, "the telemetry worker back")
+    wait_for(lambda: ("wyvern_worker_prompts_total", worker["id"]) in samples(url), "the worker heard")
+    assert samples(url)[("wyvern_worker_prompts_total", worker["id"])] == 5
+    assert counted() == 0
+    service.ask("b tokens=2")
+    wait_for(lambda: counted() == 1, "the sixth request")
+
+
 def test_dead_letters(start):
     service = start(workers=3, slots=1)
     metrics = Metrics(service)
@@ -189,6 +216,47 @@ def test_requests(fake, metrics):
     assert seconds["stop"] >= 0.5
 
 
+def test_buckets_are_those_of_vllm(metrics):
+    """Dashboards and comparisons know these bounds."""
+    first = [.001, .005, .01, .02, .04, .06, .08, .1, .25, .5, .75, 1, 2.5, 5, 7.5, 10, 20, 40, 80,
+             160, 640, 2560]
+    gap = [.01, .025, .05, .075, .1, .15, .2, .3, .4, .5, .75, 1, 2.5, 5, 7.5, 10, 20, 40, 80]
+    whole = [.3, .5, .8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680]
+    text = httpx.get(metrics.gateway, trust_env=False).text
+    for name, bounds in (("time_to_first_token", first), ("inter_token_latency", gap),
+                         ("e2e_request_latency", whole), ("request_queue_time", whole),
+                         ("request_prefill_time", whole), ("request_decode_time", whole)):
+        found = re.findall(rf'^wyvern_{name}_seconds_bucket{{model="[^"]*"(?:,finish_reason="stop")?,'
+                           r'le="([^"]+)"', text, re.M)
+        assert [float(le) for le in found] == [*bounds, float("inf")], name
+
+
+def test_broker_is_away(start):
+    """What the gateway knows from the broker alone is not shown on as if it were still so."""
+    heard = {"wyvern_workers_ready", "wyvern_slots_ready", "wyvern_storage_used_ratio",
+             "wyvern_queue_waiting", "wyvern_queue_in_flight", "wyvern_queue_limit"}
+
+    def shown():
+        found = samples(service.url + "/metrics")
+        return found[("wyvern_broker_reachable",)], heard & {key[0] for key in found}
+
+    service = start()
+    wait_for(lambda: shown() == (1, heard), "all that is heard from the broker")
+    os.kill(service.process.pid, signal.SIGSTOP)  # so that nobody starts the broker again
+    try:
+        os.kill(service.status()["broker"]["pid"], signal.SIGKILL)
+        wait_for(lambda: shown()[0] == 0, "a gateway without a broker")
+        assert shown() == (0, set())
+        said = run("status", "--url", service.url, check=0).stdout
+        assert "is away" in said and "queue: not known" in said
+    finally:
+        os.kill(service.process.pid, signal.SIGCONT)
+    wait_for(lambda: shown() == (1, heard), "the broker back")
+    said = run("status", "--url", service.url, check=0).stdout
+    assert "is away" not in said and "queue: 0 waiting" in said
+    assert service.ask("hello")["choices"]
+
+
 def test_labels_are_not_the_users(fake, metrics):
     """Nothing that a client writes becomes a label."""
     mark = "zzyzx"
@@ -207,9 +275,53 @@ def test_labels_are_not_the_users(fake, metrics):
 # ---- discovery ----
 
 def discovered(service):
+    """All that is named; nothing while the gateway has not heard everybody yet."""
     reply = httpx.get(service.url + "/sd", trust_env=False)
-    assert reply.status_code == 200 and reply.headers["content-type"] == "application/json"
+    assert reply.headers["content-type"] == "application/json"
+    if reply.status_code == 503:
+        return []
+    assert reply.status_code == 200
     return reply.json()
+
+
+def test_discovery_never_forgets_for_a_moment(start):
+    """A gateway that was started again names all or says that it doesn't know yet: of a part of the
+    list Prometheus would take that the others are gone."""
+    service = start(nodes=2, workers=2)
+    everybody = wait_for(lambda: len(discovered(service)) == 3 and discovered(service), "three targets")
+    pid, = [p for p in service.family if b"\0gateway\0" in open(f"/proc/{p}/cmdline", "rb").read()]
+    os.kill(pid, signal.SIGKILL)
+    lists, deadline = [], time.monotonic() + 20
+    while not lists and time.monotonic() < deadline:
+        try:
+            reply = httpx.get(service.url + "/sd", trust_env=False)
+        except httpx.TransportError:
+            continue  # it is not back yet
+        if reply.status_code == 200:
+            lists.append(reply.json())
+    assert lists == [everybody]
+
+
+def test_discovery_without_a_broker(tmp_path):
+    port, gone = free_ports(1), free_ports(1)
+    (tmp_path / "join.ini").write_text(
+        f"[broker]\nurl = nats://127.0.0.1:{gone}\n"
+        "[model]\nname = m\nfile = fake:tokens=1\nsha256 =\n"
+        "[gateway]\nuser = gateway\npassword = none\n")
+    process = subprocess.Popen(
+        [str(WYVERN), "gateway", "--join", str(tmp_path / "join.ini"), "--port", str(port)],
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        def answers():
+            try:
+                return httpx.get(f"http://127.0.0.1:{port}/health", trust_env=False)
+            except httpx.TransportError:
+                return None
+        wait_for(answers, "the gateway")
+        assert httpx.get(f"http://127.0.0.1:{port}/sd", trust_env=False).status_code == 503
+    finally:
+        process.terminate()
+        process.wait(20)
 
 
 def test_discovery(start):

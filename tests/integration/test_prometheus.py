@@ -250,6 +250,22 @@ def test_what_is_not_there_is_said_before_anything_starts(tmp_path):
         assert not (tmp_path / "s" / "logs").exists()
 
 
+def test_deps_says_when_it_can_not_be_had(tmp_path):
+    """A copy of the script on a machine without apt, and with promtool alone."""
+    for folder in ("scripts", "bin"):
+        (tmp_path / folder).mkdir()
+    script = shutil.copy(ROOT / "scripts" / "deps.sh", tmp_path / "scripts")
+    for tool in ("bash", "dirname", "rm", "mktemp"):
+        (tmp_path / "bin" / tool).symlink_to(shutil.which(tool))
+    (tmp_path / "bin" / "promtool").write_text("#!/bin/sh\n")
+    (tmp_path / "bin" / "promtool").chmod(0o755)
+    done = subprocess.run([shutil.which("bash"), script, "prometheus"], capture_output=True, text=True,
+                          env={"PATH": str(tmp_path / "bin")}, check=False)
+    assert done.returncode == 69, done.stderr
+    assert "install them in your system's way" in done.stderr
+    assert "--prometheus-program" in done.stderr
+
+
 def test_a_program_that_does_not_start_ends_the_start(start, tmp_path):
     program = tmp_path / "prometheus"
     program.write_text("#!/bin/sh\necho no >&2\nexit 3\n")

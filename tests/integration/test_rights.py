@@ -12,7 +12,10 @@ FORBIDDEN = {
         "pub": ["tok.g.x.p", "state.infer.n.w", "$JS.API.STREAM.DELETE.PROMPTS",
                 "$JS.API.STREAM.PURGE.REPLIES", "$JS.API.STREAM.CREATE.OTHER",
                 "$JS.API.CONSUMER.MSG.NEXT.PROMPTS.any", "$JS.ACK.PROMPTS.a.1.1.1.1.0",
-                "_INBOX_respond.x", "$SYS.REQ.SERVER.PING"],
+                "_INBOX_respond.x", "$SYS.REQ.SERVER.PING", "$JS.API.STREAM.PURGE.TOKENS",
+                "$JS.API.STREAM.DELETE.OBJECTS", "$JS.API.STREAM.UPDATE.OBJECTS",
+                "$JS.API.STREAM.MSG.DELETE.OBJECTS", "$JS.API.STREAM.MSG.GET.OBJECTS",
+                "$JS.API.DIRECT.GET.RESPONSES", "$JS.API.DIRECT.GET.DEAD"],
         "sub": [">", "prompt.>", "response.>", "_INBOX_infer.>", "_INBOX_setup.>", "$SYS.>",
                 "$JS.API.>"],
     },
@@ -20,25 +23,29 @@ FORBIDDEN = {
         "pub": ["prompt.m.main.x", "reply.g.x", "state.gateway.n.w", "state.respond.n.w",
                 "$JS.API.STREAM.DELETE.PROMPTS", "$JS.API.STREAM.DELETE.TOKENS",
                 "$JS.API.CONSUMER.MSG.NEXT.RESPONSES.any", "$JS.ACK.RESPONSES.a.1.1.1.1.0",
-                "_INBOX_gateway.x"],
+                "_INBOX_gateway.x", "obj.file.x.meta", "$JS.API.DIRECT.GET.OBJECTS",
+                "$JS.API.STREAM.PURGE.OBJECTS", "$JS.API.DIRECT.GET.PROMPTS"],
         "sub": [">", "prompt.>", "reply.>", "response.>", "live.>", "_INBOX_gateway.>", "$SYS.>"],
     },
     "respond": {
         "pub": ["prompt.m.main.x", "tok.g.x.p", "state.infer.n.w", "state.gateway.n.w",
                 "$JS.API.STREAM.DELETE.REPLIES", "$JS.API.CONSUMER.MSG.NEXT.PROMPTS.any",
-                "$JS.ACK.PROMPTS.a.1.1.1.1.0"],
+                "$JS.ACK.PROMPTS.a.1.1.1.1.0", "obj.file.x.meta", "$JS.API.DIRECT.GET.OBJECTS",
+                "$JS.API.STREAM.PURGE.OBJECTS"],
         "sub": [">", "prompt.>", "response.>", "_INBOX_infer.>", "_INBOX_gateway.>", "$SYS.>"],
     },
     "node": {
         "pub": ["prompt.m.main.x", "tok.g.x.p", "tok.g.x.c", "reply.g.x", "response.x",
                 "state.gateway.n.w", "$JS.API.STREAM.DELETE.PROMPTS",
-                "$JS.API.CONSUMER.MSG.NEXT.PROMPTS.any", "$JS.ACK.RESPONSES.a.1.1.1.1.0"],
+                "$JS.API.CONSUMER.MSG.NEXT.PROMPTS.any", "$JS.ACK.RESPONSES.a.1.1.1.1.0",
+                "obj.file.x.meta", "$JS.API.DIRECT.GET.OBJECTS"],
         "sub": [">", "prompt.>", "live.>", "reply.>", "response.>", "_INBOX_infer.>", "$SYS.>"],
     },
     "telemetry": {
         "pub": ["prompt.m.main.x", "tok.g.x.p", "tok.g.x.c", "reply.g.x", "response.x",
                 "state.gateway.n.w", "$JS.API.STREAM.PURGE.PROMPTS",
-                "$JS.API.CONSUMER.MSG.NEXT.PROMPTS.any", "$JS.ACK.PROMPTS.a.1.1.1.1.0"],
+                "$JS.API.CONSUMER.MSG.NEXT.PROMPTS.any", "$JS.ACK.PROMPTS.a.1.1.1.1.0",
+                "obj.file.x.meta", "$JS.API.DIRECT.GET.OBJECTS"],
         "sub": [">", "prompt.>", "live.>", "reply.>", "response.>", "_INBOX_gateway.>", "$SYS.>"],
     },
 }
@@ -62,6 +69,9 @@ def test_refused(connections, role, verb, subject):
 def test_allowed_things_are_allowed(connections):
     """The check above can fail."""
     assert not connections["gateway"].refuses("sub", "state.>")
+    for subject in ["obj.file.x.meta", "$JS.API.DIRECT.GET.OBJECTS", "$JS.API.DIRECT.GET.PROMPTS",
+                    "$JS.API.STREAM.PURGE.OBJECTS"]:
+        assert not connections["gateway"].refuses("pub", subject)
     assert not connections["respond"].refuses("sub", "state.gateway.>")
 
 

@@ -303,3 +303,17 @@ def test_the_harness_sees_a_process_that_is_left(tmp_path):
         left.kill()
         left.wait()
     assert mentioning(str(tmp_path)) == []
+
+
+def test_each_worker_sees_its_own_gpu_alone(start):
+    """Pinned by UUID, whatever the service itself was shown."""
+    service = start(nodes=2, workers=4, device="gpu:GPU-aa,gpu:MIG-b/1/0,cpu:0",
+                    env={"CUDA_VISIBLE_DEVICES": "1,0"})
+    seen = {}
+    for worker in service.workers():
+        lines = open(f"/proc/{worker['pid']}/environ", "rb").read().decode().split("\0")
+        seen.setdefault(worker["device"], []).append(
+            [line for line in lines if line.startswith("CUDA_VISIBLE_DEVICES=")])
+    assert seen == {"gpu:GPU-aa": [["CUDA_VISIBLE_DEVICES=GPU-aa"]] * 2,
+                    "gpu:MIG-b/1/0": [["CUDA_VISIBLE_DEVICES=MIG-b/1/0"]],
+                    "cpu:0": [["CUDA_VISIBLE_DEVICES=1,0"]]}

@@ -28,9 +28,9 @@ CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f\x80-\x9f\u202e]"
 
 
 class Terminal:
-    """wyvern top in a terminal of its own, and what is on its screen."""
+    """wyvern top, or another verb, in a terminal of its own, and what is on its screen."""
 
-    def __init__(self, url, columns=80, lines=24, **env):
+    def __init__(self, url, columns=80, lines=24, verb=("top",), **env):
         self.master, slave = pty.openpty()
         self.slave = slave  # held open: the last to close it would end the terminal
         self.size(columns, lines)
@@ -44,7 +44,7 @@ class Terminal:
             os.setsid()
             fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
-        self.process = subprocess.Popen([WYVERN, "top", "--url", url], stdin=slave, stdout=slave,
+        self.process = subprocess.Popen([WYVERN, *verb, "--url", url], stdin=slave, stdout=slave,
                                         stderr=slave, env=environment, preexec_fn=own_terminal)
 
     def size(self, columns, lines):
@@ -364,3 +364,24 @@ def test_gpus(start, tmp_path):
     drawn = text.partition("Utilisation over time")[2]
     assert len(re.findall(r"^infer-\S+ +│.*│ +\d+%$", drawn, re.M)) == 2
     assert len(re.findall(r"^ +its GPU +│.*│ +71%$", drawn, re.M)) == 1
+
+
+# ---- wyvern load ----
+
+@pytest.mark.parametrize("columns", [40, 60, 80])
+def test_load_draws_over_its_own_lines(fake, terminal, columns):
+    """No line is so long that the terminal wraps it: it could not be drawn over."""
+    seen = terminal(fake.url, columns=columns, verb=("load", "--repeat", "2", "--max-tokens", "5"))
+
+    def ended():
+        seen.read()  # so that it does not wait for us
+        return seen.process.poll() is not None
+
+    wait_for(ended, "the load's end", 30)
+    assert seen.process.returncode == 0
+    live = ESCAPE.sub("\n", seen.read().split("prompts sent")[0]).replace("\r", "\n")
+    lines = [line for line in live.split("\n") if "done" in line]
+    assert len(lines) >= 4
+    for line in lines:
+        assert len(line) < columns, line
+        assert re.search(r"\d+ done +\d+ running( +\d+ tokens)?$", line), line

@@ -1,22 +1,289 @@
 #include "roles/gateway/deliver.h"
 
+#include <assert.h>
+#include <stdlib.h>
 #include <string.h>
 
-#include "api/chat.h"
 #include "base/clock.h"
+#include "base/log.h"
 #include "http/sse.h"
 #include "roles/gateway/gateway.h"
+#include "wire/json.h"
 
-#define CHUNK_BYTES_MAX ((size_t)8 << 20)
+#define EVENT_BYTES_MAX ((size_t)16 << 20)
+#define WHOLE_BYTES_MAX ((size_t)64 << 20)
 #define FNV_PRIME       UINT64_C(1099511628211)
+#define HEADERS_LATE_MS 10000 /* a stream without a first piece begins anyway after this */
+#define COMMENT_MS      15000 /* a silent stream's sign of life */
 
-void delivery_init(struct delivery *delivery, struct http_exchange *exchange)
+struct outlet {
+    struct http_exchange *exchange; /* NULL: a follower's, or it closed */
+    outlet_done_fn *done;           /* of a follower, until it was told */
+    void *done_arg;
+    struct api_request shape; /* scalars only */
+    struct trace trace;
+    char request_id[ID_SIZE];
+    int64_t after, wrote_ns;
+    bool stream, include_usage;
+    bool begun; /* response headers are out */
+    bool over;  /* answered, or nobody reads */
+    unsigned count, joined, finished;
+    struct { /* one for each delivery */
+        struct delivery *delivery;
+        struct render render; /* as it stood when it ended */
+        struct reply record;
+        json_t *request, *echo; /* owned: the delivery's, which may go before the others end */
+    } choices[];
+};
+
+/* ---- coming and going ---- */
+
+static void outlet_try_free(struct outlet *outlet)
 {
-    *delivery =
-        (struct delivery){.exchange = exchange, .sum = DELIVERY_SUM_BASIS, .created = clock_wall()};
-    id_random(delivery->id, ID_LEN);
-    chat_response_id(delivery->response_id, delivery->id);
+    if (outlet->exchange != NULL || outlet->joined > 0 || (outlet->done != NULL && !outlet->over))
+        return;
+    for (unsigned i = 0; i < outlet->count; i++) {
+        reply_done(&outlet->choices[i].record);
+        json_decref(outlet->choices[i].request);
+        json_decref(outlet->choices[i].echo);
+    }
+    free(outlet);
 }
+
+static void on_http_closed(void *arg, bool complete)
+{
+    struct outlet *outlet = arg;
+    outlet->exchange = NULL;
+    outlet->over = true;
+    outlet->joined++; /* it stays while they hear of it */
+    for (unsigned i = 0; i < outlet->count; i++) {
+        if (outlet->choices[i].delivery != NULL)
+            outlet->choices[i].delivery->closed(outlet->choices[i].delivery, complete);
+    }
+    outlet->joined--;
+    outlet_try_free(outlet);
+}
+
+enum err outlet_new(struct outlet **out, const struct outlet_spec *spec)
+{
+    struct outlet *outlet = calloc(1, sizeof *outlet + spec->count * sizeof *outlet->choices);
+    if (outlet == NULL)
+        return err_set(ERR_NOMEM, "out of memory");
+    outlet->exchange = spec->exchange;
+    outlet->trace = *spec->trace;
+    memcpy(outlet->request_id, spec->request_id, sizeof outlet->request_id);
+    outlet->after = spec->after;
+    outlet->stream = spec->stream;
+    outlet->include_usage = spec->include_usage;
+    outlet->count = spec->count;
+    if (spec->request != NULL)
+        outlet->shape = (struct api_request){.kind = spec->request->kind,
+                                             .echo = spec->request->echo,
+                                             .as_base64 = spec->request->as_base64,
+                                             .with_pieces = spec->request->with_pieces};
+    if (outlet->exchange != NULL)
+        http_on_close(outlet->exchange, on_http_closed, outlet);
+    *out = outlet;
+    return ERR_OK;
+}
+
+void outlet_follow(struct outlet *outlet, outlet_done_fn *done, void *arg)
+{
+    assert(outlet->exchange == NULL && outlet->count == 1);
+    outlet->done = done;
+    outlet->done_arg = arg;
+}
+
+void outlet_join(struct outlet *outlet, struct delivery *delivery, unsigned index)
+{
+    delivery->outlet = outlet;
+    delivery->sum = DELIVERY_SUM_BASIS;
+    outlet->choices[index].delivery = delivery;
+    outlet->joined++;
+}
+
+void outlet_leave(struct delivery *delivery)
+{
+    struct outlet *outlet = delivery->outlet;
+    if (outlet == NULL)
+        return;
+    for (unsigned i = 0; i < outlet->count; i++) {
+        if (outlet->choices[i].delivery == delivery)
+            outlet->choices[i].delivery = NULL;
+    }
+    delivery->outlet = NULL;
+    outlet->joined--;
+    outlet_try_free(outlet);
+}
+
+bool outlet_is_streamed(const struct outlet *outlet)
+{
+    return outlet->stream;
+}
+
+bool outlet_is_followed(const struct outlet *outlet)
+{
+    return outlet->done != NULL;
+}
+
+const char *outlet_request_id(const struct outlet *outlet)
+{
+    return outlet->request_id;
+}
+
+/* ---- writing ---- */
+
+static size_t reply_headers(const struct outlet *outlet,
+                            struct http_header headers[GATEWAY_REPLY_HEADERS],
+                            char parent[TRACE_PARENT_SIZE])
+{
+    return gateway_reply_headers(headers, parent, outlet->request_id, &outlet->trace);
+}
+
+static void outlet_begin(struct outlet *outlet)
+{
+    struct http_header headers[GATEWAY_REPLY_HEADERS];
+    char parent[TRACE_PARENT_SIZE];
+    if (outlet->begun)
+        return;
+    outlet->begun = true;
+    outlet->wrote_ns = clock_mono_ns();
+    sse_begin(outlet->exchange, headers, reply_headers(outlet, headers, parent));
+}
+
+static void on_event(void *arg, const char *event, int64_t sequence, const struct buf *json)
+{
+    struct outlet *outlet = arg;
+    if (sequence >= 0 && sequence <= outlet->after)
+        return;
+    outlet_begin(outlet);
+    outlet->wrote_ns = clock_mono_ns();
+    /* False means that the reader left: the exchange's close tells. */
+    (void)!sse_send(outlet->exchange, event, buf_text(json), json->len);
+}
+
+/* The stream is over.  Responses end with their last event, the older ones with a word. */
+static void stream_end(struct outlet *outlet)
+{
+    outlet_begin(outlet);
+    if (outlet->shape.kind != API_RESPONSE)
+        (void)!sse_send(outlet->exchange, NULL, "[DONE]", 6);
+    outlet->over = true;
+    http_stream_end(outlet->exchange);
+}
+
+static void answer(struct outlet *outlet, const struct buf *json)
+{
+    struct http_header headers[GATEWAY_REPLY_HEADERS];
+    char parent[TRACE_PARENT_SIZE];
+    size_t count = reply_headers(outlet, headers, parent);
+    outlet->over = true;
+    http_reply(outlet->exchange, 200, headers, count, "application/json", buf_text(json),
+               json->len);
+}
+
+static void answer_error(struct outlet *outlet, const struct api_error *error)
+{
+    outlet->over = true;
+    gateway_reply_error(outlet->exchange, error, outlet->request_id, &outlet->trace);
+}
+
+static void tell_follower(struct outlet *outlet, const struct reply *record,
+                          const struct api_error *error)
+{
+    outlet->over = true;
+    outlet->done(outlet->done_arg, record, error);
+}
+
+/* All texts of a request are there. */
+static void answer_whole(struct outlet *outlet)
+{
+    const struct reply *records[API_TEXTS_MAX];
+    struct render renders[API_TEXTS_MAX];
+    struct api_error error;
+    struct buf json;
+    assert(outlet->count <= API_TEXTS_MAX);
+    for (unsigned i = 0; i < outlet->count; i++) {
+        records[i] = &outlet->choices[i].record;
+        renders[i] = outlet->choices[i].render;
+    }
+    buf_init(&json, WHOLE_BYTES_MAX);
+    enum err err = outlet->shape.kind == API_RESPONSE
+                       ? render_response(&renders[0], records[0], false, &json)
+                       : render_whole(renders, records, outlet->count, &outlet->shape, &json);
+    if (err == ERR_OK) {
+        answer(outlet, &json);
+    } else {
+        api_error_set(&error, 500, "server_error", NULL, "the reply can't be written");
+        answer_error(outlet, &error);
+    }
+    buf_done(&json);
+}
+
+static void close_stream(struct outlet *outlet)
+{
+    const struct reply *records[API_TEXTS_MAX];
+    for (unsigned i = 0; i < outlet->count; i++)
+        records[i] = &outlet->choices[i].record;
+    if (outlet->include_usage && outlet->shape.kind != API_RESPONSE &&
+        render_usage(&outlet->choices[0].render, records, outlet->count, on_event, outlet) !=
+            ERR_OK)
+        log_warn("reply.usage_unsaid why=\"%s\"", err_text());
+    stream_end(outlet);
+}
+
+void outlet_hold(struct outlet *outlet)
+{
+    outlet->joined++;
+}
+
+void outlet_release(struct outlet *outlet)
+{
+    outlet->joined--;
+    outlet_try_free(outlet);
+}
+
+void outlet_fail(struct outlet *outlet, int status, const char *code, const char *text)
+{
+    struct api_error error;
+    if (outlet->over)
+        return;
+    api_error_set(&error, status, code, NULL, "%s", text);
+    if (outlet->done != NULL)
+        tell_follower(outlet, NULL, &error);
+    else if (!outlet->begun)
+        answer_error(outlet, &error);
+    else
+        stream_end(outlet);
+}
+
+void outlet_accept(struct outlet *outlet, const struct delivery *delivery)
+{
+    struct buf json;
+    struct api_error error;
+    buf_init(&json, WHOLE_BYTES_MAX);
+    if (render_response(&delivery->render, NULL, false, &json) == ERR_OK) {
+        answer(outlet, &json);
+    } else {
+        api_error_set(&error, 500, "server_error", NULL, "the reply can't be written");
+        answer_error(outlet, &error);
+    }
+    buf_done(&json);
+}
+
+void outlet_tick(struct outlet *outlet, int64_t now_ns, int64_t came_ns)
+{
+    if (!outlet->stream || outlet->exchange == NULL || outlet->over)
+        return;
+    if (!outlet->begun && now_ns - came_ns > HEADERS_LATE_MS * NS_PER_MS)
+        outlet_begin(outlet);
+    if (outlet->begun && now_ns - outlet->wrote_ns > COMMENT_MS * NS_PER_MS) {
+        outlet->wrote_ns = now_ns;
+        sse_comment(outlet->exchange, "waiting");
+    }
+}
+
+/* ---- one reply ---- */
 
 uint64_t delivery_sum(uint64_t sum, const char *text, size_t len)
 {
@@ -32,122 +299,224 @@ bool delivery_continues(const struct delivery *delivery, const struct reply *rec
            delivery_sum(DELIVERY_SUM_BASIS, record->text, delivery->bytes) == delivery->sum;
 }
 
-void delivery_begin(struct delivery *delivery)
+static bool is_streaming(const struct delivery *delivery)
 {
-    struct http_header headers[GATEWAY_REPLY_HEADERS];
-    char parent[TRACE_PARENT_SIZE];
-    if (delivery->begun)
+    return delivery->outlet->stream && delivery->outlet->exchange != NULL &&
+           !delivery->outlet->over;
+}
+
+static void failed_to_write(struct delivery *delivery)
+{
+    struct api_error error;
+    log_error("reply.unwritten prompt=%s why=\"%s\"", delivery->outlet->request_id, err_text());
+    api_error_set(&error, 500, "server_error", NULL, "the reply can't be written");
+    delivery_fail(delivery, &error);
+}
+
+static enum err open_once(struct delivery *delivery)
+{
+    if (delivery->opened)
+        return ERR_OK;
+    delivery->opened = true;
+    return render_open(&delivery->render, on_event, delivery->outlet);
+}
+
+void delivery_open(struct delivery *delivery)
+{
+    if (!is_streaming(delivery))
         return;
-    delivery->begun = true;
-    delivery->wrote_ns = clock_mono_ns();
-    size_t count = gateway_reply_headers(headers, parent, delivery->id, &delivery->trace);
-    sse_begin(delivery->exchange, headers, count);
+    outlet_begin(delivery->outlet);
+    if (open_once(delivery) != ERR_OK)
+        failed_to_write(delivery);
 }
 
-static void send_event(struct delivery *delivery, const struct buf *json)
+static void deliver_piece(struct delivery *delivery, uint64_t number, const struct piece *piece)
 {
-    delivery->wrote_ns = clock_mono_ns();
-    /* False means that the reader left: the exchange's close tells the session. */
-    (void)!sse_send(delivery->exchange, NULL, buf_text(json), json->len);
-}
-
-static void send_done(struct delivery *delivery)
-{
-    (void)!sse_send(delivery->exchange, NULL, "[DONE]", 6);
-    http_stream_end(delivery->exchange);
-}
-
-static void send_chunk(struct delivery *delivery, const char *text, size_t len)
-{
-    struct buf json;
-    delivery_begin(delivery);
-    buf_init(&json, CHUNK_BYTES_MAX);
-    if (chat_chunk_write(delivery->response_id, delivery->model, delivery->created,
-                         !delivery->role_sent, text, len, &json) == ERR_OK)
-        send_event(delivery, &json);
-    buf_done(&json);
-    delivery->role_sent = true;
-}
-
-static void deliver_text(struct delivery *delivery, const char *text, size_t len)
-{
-    if (len == 0)
+    delivery->bytes += piece->text_len;
+    delivery->sum = delivery_sum(delivery->sum, piece->text, piece->text_len);
+    delivery->told += piece->token_count;
+    if (!is_streaming(delivery))
         return;
-    delivery->bytes += len;
-    delivery->sum = delivery_sum(delivery->sum, text, len);
-    if (delivery->exchange != NULL && delivery->stream)
-        send_chunk(delivery, text, len);
+    enum err err = open_once(delivery);
+    if (err == ERR_OK && piece->text_len > 0)
+        err = render_piece(&delivery->render, number, piece, on_event, delivery->outlet);
+    if (err != ERR_OK)
+        failed_to_write(delivery);
+}
+
+/* Chat's and completions' chunks may hold several pieces: what came at once goes at once. */
+static void deliver_joined(struct delivery *delivery, const struct pieces *pieces, size_t skip)
+{
+    struct buf text, logprobs;
+    struct piece joined = {0};
+    buf_init(&text, EVENT_BYTES_MAX);
+    buf_init(&logprobs, EVENT_BYTES_MAX);
+    for (size_t i = skip; i < pieces->count; i++) {
+        const struct piece *piece = &pieces->items[i];
+        if (buf_append(&text, piece->text, piece->text_len) != ERR_OK)
+            break; /* the record brings the rest */
+        joined.token_count += piece->token_count;
+        if (piece->logprobs == NULL || piece->logprobs_len <= 2)
+            continue;
+        /* "[a]" and "[b]" become "[a,b]" */
+        if (logprobs.len > 0)
+            logprobs.data[logprobs.len - 1] = ',';
+        size_t from = logprobs.len > 0 ? 1 : 0;
+        if (buf_append(&logprobs, piece->logprobs + from, piece->logprobs_len - from) != ERR_OK)
+            break;
+    }
+    joined.text = buf_text(&text);
+    joined.text_len = text.len;
+    joined.logprobs = logprobs.len > 0 ? logprobs.data : NULL;
+    joined.logprobs_len = logprobs.len;
+    deliver_piece(delivery, pieces->first + skip, &joined);
+    buf_done(&text);
+    buf_done(&logprobs);
 }
 
 void delivery_pieces(struct delivery *delivery, const struct pieces *pieces, size_t skip)
 {
-    if (pieces->count - skip == 1) {
-        deliver_text(delivery, pieces->items[skip].text, pieces->items[skip].text_len);
-        return;
+    if (delivery->render.kind != API_RESPONSE && pieces->count - skip > 1) {
+        deliver_joined(delivery, pieces, skip);
+    } else {
+        for (size_t i = skip; i < pieces->count; i++)
+            deliver_piece(delivery, pieces->first + i, &pieces->items[i]);
     }
+    delivery->pieces = pieces->first + pieces->count;
+}
+
+/* What the record has beyond what was delivered, cut into the pieces that it was made of. */
+static void deliver_rest(struct delivery *delivery, const struct reply *record)
+{
+    const char *rest = record->text + delivery->bytes;
+    size_t left = strlen(rest);
+    const json_t *cuts = delivery->render.kind == API_RESPONSE ? record->cuts : NULL;
+    while (left > 0 && !delivery->ended) {
+        const json_t *cut = json_array_get(cuts, delivery->pieces);
+        json_int_t bytes = json_is_integer(cut) ? json_integer_value(cut) : 0;
+        size_t len = bytes > 0 && (size_t)bytes < left ? (size_t)bytes : left;
+        const struct piece piece = {.text = rest, .text_len = len};
+        deliver_piece(delivery, delivery->pieces++, &piece);
+        rest += len;
+        left -= len;
+    }
+}
+
+/* Has it a last event that is no error?  A response that was cancelled has. */
+static bool ends_well(const struct delivery *delivery, const struct reply *record)
+{
+    return record->status == REPLY_COMPLETED ||
+           (record->status == REPLY_CANCELLED && delivery->render.kind == API_RESPONSE);
+}
+
+static void deliver_rest_with_logprobs(struct delivery *delivery, const struct reply *record)
+{
+    json_t *left = json_array();
     struct buf text;
-    buf_init(&text, CHUNK_BYTES_MAX);
-    for (size_t i = skip; i < pieces->count; i++) {
-        if (buf_append(&text, pieces->items[i].text, pieces->items[i].text_len) != ERR_OK)
-            break; /* the record brings the rest */
+    buf_init(&text, EVENT_BYTES_MAX);
+    for (size_t i = delivery->told; i < json_array_size(record->logprobs); i++)
+        json_array_append(left, json_array_get(record->logprobs, i));
+    if (json_write(left, &text) == ERR_OK) {
+        const char *rest = record->text + delivery->bytes;
+        const struct piece piece = {.text = rest,
+                                    .text_len = strlen(rest),
+                                    .logprobs = buf_text(&text),
+                                    .logprobs_len = text.len};
+        deliver_piece(delivery, delivery->pieces++, &piece);
     }
-    deliver_text(delivery, buf_text(&text), text.len);
+    json_decref(left);
     buf_done(&text);
 }
 
-static void finish_whole(struct delivery *delivery, const struct reply *record)
+/* A stream's last events.  False: it could not be written, and has ended with an error. */
+static bool end_events(struct delivery *delivery, const struct reply *record)
 {
-    struct http_header headers[GATEWAY_REPLY_HEADERS];
-    char parent[TRACE_PARENT_SIZE];
-    size_t count = gateway_reply_headers(headers, parent, delivery->id, &delivery->trace);
+    struct outlet *outlet = delivery->outlet;
+    struct reply said = *record;
     struct api_error error;
-    struct buf json;
-    buf_init(&json, CHUNK_BYTES_MAX);
-    if (chat_reply_write(record, &json) == ERR_OK) {
-        http_reply(delivery->exchange, 200, headers, count, "application/json", buf_text(&json),
-                   json.len);
-    } else {
-        api_error_set(&error, 500, "server_error", NULL, "the reply can't be written");
-        delivery_fail(delivery, &error);
+    if (record->text[delivery->bytes] != '\0') {
+        if (json_array_size(record->logprobs) > delivery->told && delivery->render.logprobs)
+            deliver_rest_with_logprobs(delivery, record);
+        else
+            deliver_rest(delivery, record);
     }
-    buf_done(&json);
+    if (outlet->over)
+        return false;
+    delivery->ended = true;
+    /* The numbers of the last events follow on what was said.  (A reply that nobody keeps has no
+     * cuts, and its rest was one piece.) */
+    said.pieces = delivery->pieces;
+    enum err err = open_once(delivery);
+    if (err == ERR_OK && ends_well(delivery, record)) {
+        err = render_close(&delivery->render, &said, on_event, outlet);
+    } else if (err == ERR_OK) {
+        api_error_of_reply(record, delivery->render.kind, &error);
+        err = render_fail(&delivery->render, &error, &said, said.pieces, on_event, outlet);
+    }
+    if (err != ERR_OK)
+        failed_to_write(delivery);
+    return err == ERR_OK;
+}
+
+/* Keeps the record until all of the outlet's are there. */
+static void keep_record(struct delivery *delivery, const struct reply *record)
+{
+    struct outlet *outlet = delivery->outlet;
+    for (unsigned i = 0; i < outlet->count; i++) {
+        if (outlet->choices[i].delivery != delivery || outlet->choices[i].record.root != NULL)
+            continue;
+        outlet->choices[i].record = *record;
+        json_incref(outlet->choices[i].record.root);
+        outlet->choices[i].render = delivery->render;
+        outlet->choices[i].request = json_incref(delivery->request);
+        outlet->choices[i].echo = json_incref(delivery->echo);
+        outlet->finished++;
+    }
 }
 
 void delivery_finish(struct delivery *delivery, const struct reply *record)
 {
-    struct buf json;
-    if (delivery->exchange == NULL)
+    struct outlet *outlet = delivery->outlet;
+    struct api_error error;
+    if (outlet == NULL || outlet->over)
         return;
-    if (!delivery->stream) {
-        finish_whole(delivery, record);
+    if (outlet->done != NULL) {
+        tell_follower(outlet, record, NULL);
         return;
     }
-    deliver_text(delivery, record->text + delivery->bytes, strlen(record->text) - delivery->bytes);
-    if (!delivery->role_sent)
-        send_chunk(delivery, "", 0); /* an empty reply */
-    buf_init(&json, CHUNK_BYTES_MAX);
-    if (chat_last_chunk_write(record, delivery->created, &json) == ERR_OK)
-        send_event(delivery, &json);
-    buf_clear(&json);
-    if (delivery->include_usage &&
-        chat_usage_chunk_write(record, delivery->created, &json) == ERR_OK)
-        send_event(delivery, &json);
-    buf_done(&json);
-    send_done(delivery);
+    /* The events of a response tell of any end, once it has begun. */
+    bool events = outlet->stream && (record->status == REPLY_COMPLETED ||
+                                     (outlet->begun && delivery->render.kind == API_RESPONSE));
+    if (record->status != REPLY_COMPLETED && !events) {
+        api_error_of_reply(record, delivery->render.kind, &error);
+        delivery_fail(delivery, &error);
+        return;
+    }
+    if (events && !end_events(delivery, record))
+        return;
+    keep_record(delivery, record);
+    if (outlet->finished < outlet->count)
+        return;
+    if (outlet->stream)
+        close_stream(outlet);
+    else
+        answer_whole(outlet);
 }
 
 void delivery_fail(struct delivery *delivery, const struct api_error *error)
 {
-    struct buf json;
-    if (delivery->exchange == NULL)
+    struct outlet *outlet = delivery->outlet;
+    delivery->ended = true;
+    if (outlet == NULL || outlet->over)
         return;
-    if (!delivery->begun) {
-        gateway_reply_error(delivery->exchange, error, delivery->id, &delivery->trace);
-        return;
+    if (outlet->done != NULL) {
+        tell_follower(outlet, NULL, error);
+    } else if (!outlet->begun) {
+        answer_error(outlet, error);
+    } else {
+        if (render_fail(&delivery->render, error, NULL, delivery->pieces, on_event, outlet) !=
+            ERR_OK)
+            log_warn("reply.error_unsaid why=\"%s\"", err_text());
+        stream_end(outlet);
     }
-    buf_init(&json, 4096);
-    if (api_error_write(error, &json) == ERR_OK)
-        send_event(delivery, &json);
-    buf_done(&json);
-    send_done(delivery);
 }

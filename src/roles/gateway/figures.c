@@ -134,7 +134,8 @@ static const struct metric rows[ROW_COUNT] = {
                     "1 while the broker is connected."},
     [ROW_STORAGE] = {.name = "wyvern_storage_used_ratio",
                      METRIC_GAUGE,
-                     "Share of a stream's disk space in use; nothing is accepted from 0.9 on.",
+                     "Share of a stream's disk space in use; from 0.9 on no prompts are accepted "
+                     "(OBJECTS: no files and batches).",
                      .labels = {"stream"}},
     [ROW_HTTP_RESPONSES] = {.name = "wyvern_http_responses_total",
                             METRIC_COUNTER,
@@ -212,8 +213,8 @@ enum err figures_new(struct figures **out, const char *model)
     KEEP(metrics_set(m, ROW_BUILD, (const char *[]){WYVERN_VERSION, "gateway"}, 1));
     KEEP(metrics_add(m, ROW_ACCEPTED, NULL, 0));
     KEEP(metrics_add(m, ROW_READERS_LEFT, NULL, 0));
-    static const char *const reasons[] = {"queue_full", "unavailable", "draining", "invalid",
-                                          "storage_full"};
+    static const char *const reasons[] = {"queue_full", "unavailable",  "draining",
+                                          "invalid",    "storage_full", "unauthorized"};
     for (size_t i = 0; i < sizeof reasons / sizeof *reasons; i++)
         KEEP(metrics_add(m, ROW_REFUSED, &reasons[i], 0));
     *out = figures;
@@ -281,6 +282,24 @@ void figures_ended(struct figures *figures, const struct reply *record)
         KEEP(metrics_observe(m, ROW_QUEUE_TIME, &model, record->started_at - record->accepted_at));
 }
 
+/* What we know from the broker alone: while it is away that is old, and not shown. */
+static void write_heard(struct metrics *m, const struct figures_now *now)
+{
+    metrics_clear(m, ROW_WORKERS_READY);
+    metrics_clear(m, ROW_SLOTS);
+    metrics_clear(m, ROW_STORAGE);
+    if (!now->broker_connected)
+        return;
+    KEEP(metrics_set(m, ROW_WORKERS_READY, NULL, now->ready_workers));
+    KEEP(metrics_set(m, ROW_SLOTS, NULL, now->slots));
+    for (unsigned i = 0; i < ROOM_STREAMS; i++) {
+        const char *stream;
+        double used = room_used(now->room, i, &stream);
+        if (used >= 0)
+            KEEP(metrics_set(m, ROW_STORAGE, &stream, used));
+    }
+}
+
 enum err figures_write(struct figures *figures, const struct figures_now *now,
                        enum metrics_format format, struct buf *out)
 {
@@ -294,17 +313,9 @@ enum err figures_write(struct figures *figures, const struct figures_now *now,
         KEEP(metrics_set(m, ROW_QUEUE_LIMIT, NULL, (double)now->depth.limit));
     }
     KEEP(metrics_set(m, ROW_OPEN, NULL, now->open_replies));
-    KEEP(metrics_set(m, ROW_WORKERS_READY, NULL, now->ready_workers));
-    KEEP(metrics_set(m, ROW_SLOTS, NULL, now->slots));
     KEEP(metrics_set(m, ROW_BROKER, NULL, now->broker_connected));
     KEEP(metrics_set(m, ROW_HTTP_CONNECTIONS, NULL, (double)now->http->connections_now));
-    metrics_clear(m, ROW_STORAGE);
-    for (unsigned i = 0; i < ROOM_STREAMS; i++) {
-        const char *stream;
-        double used = room_used(now->room, i, &stream);
-        if (used >= 0)
-            KEEP(metrics_set(m, ROW_STORAGE, &stream, used));
-    }
+    write_heard(m, now);
     for (int i = 1; i <= 5; i++) {
         char class[] = "0xx";
         class[0] = (char)('0' + i);

@@ -2,6 +2,7 @@
  * The gateway: people's way in.  See gateway.h for who does what.
  */
 #include "roles/gateway/gateway.h"
+#include "roles/gateway/files.h"
 #include "api/params.h"
 
 #include <signal.h>
@@ -13,6 +14,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/loop.h"
+#include "roles/gateway/session.h"
 #include "roles/roles.h"
 #include "wire/subject.h"
 
@@ -23,7 +25,7 @@ static void leave_when_done(struct gateway *gateway)
 {
     bool blind = gateway->away_since_ns != 0 &&
                  clock_mono_ns() - gateway->away_since_ns > LEAVE_BLIND_MS * NS_PER_MS;
-    bool idle = gateway->sessions == NULL && http_server_exchanges(gateway->http) == 0 &&
+    bool idle = sessions_may_leave(gateway) && http_server_exchanges(gateway->http) == 0 &&
                 endings_count(gateway->endings) == 0;
     if (gateway->draining && (idle || blind))
         loop_stop(gateway->loop);
@@ -37,6 +39,7 @@ static void on_tick(void *arg)
         gateway->was_complete = true;
     if (bus_connected(gateway->bus))
         registry_sweep(gateway->registry);
+    keys_tick(gateway->keys);
     sessions_tick(gateway);
     leave_when_done(gateway);
 }
@@ -92,6 +95,7 @@ static enum err listen_http(struct gateway *gateway)
                    .connections = (unsigned)settings->max_connections},
         .handler = gateway_handle,
         .error_body = gateway_error_body,
+        .body_limit = files_body_limit,
         .arg = gateway,
     };
     enum err err = http_server_new(&gateway->http, gateway->loop, &config);
@@ -145,6 +149,10 @@ static enum err start(struct gateway *gateway)
     describe(gateway);
     enum err err = read_defaults(gateway);
     if (err == ERR_OK)
+        err = keys_new(&gateway->keys, gateway->settings->keys);
+    if (err == ERR_OK)
+        err = cors_new(&gateway->cors, gateway->settings->cors);
+    if (err == ERR_OK)
         err = loop_new(&gateway->loop);
     if (err == ERR_OK)
         err = loop_signal(gateway->loop, SIGTERM, on_signal, gateway);
@@ -192,6 +200,8 @@ int role_gateway(const struct settings *settings, int argc, char **argv)
     bus_close(gateway.bus);
     sessions_free(&gateway);
     figures_free(gateway.figures);
+    keys_free(gateway.keys);
+    cors_free(gateway.cors);
     loop_timer_free(gateway.tick);
     loop_free(gateway.loop);
     join_done(&gateway.join);

@@ -1,16 +1,17 @@
 /*
  * gateway.h - private to the gateway: what its files share.
  *
- * One loop owns every socket, every session and the connection to the broker.  routes.c answers
- * HTTP requests, session.c takes one prompt from acceptance to its delivered reply, registry.c
- * knows who else is there, figures.c counts.
+ * One loop owns every socket, every session and the connection to the broker.  routes.c finds who
+ * answers a request: accept.c makes prompts of it, stored.c knows replies that were made or are
+ * being made, about.c says how the service is.  session.c follows one reply, deliver.c writes it,
+ * registry.c knows who else is there, figures.c counts.
  */
 #ifndef WYVERN_ROLES_GATEWAY_GATEWAY_H
 #define WYVERN_ROLES_GATEWAY_GATEWAY_H
 
 #include <uthash.h>
 
-#include "api/chat.h"
+#include "api/error.h"
 #include "bus/bus.h"
 #include "bus/endings.h"
 #include "bus/prompts.h"
@@ -18,7 +19,9 @@
 #include "bus/teller.h"
 #include "config/options.h"
 #include "http/server.h"
+#include "roles/gateway/cors.h"
 #include "roles/gateway/figures.h"
+#include "roles/gateway/keys.h"
 #include "roles/gateway/registry.h"
 #include "wire/presence.h"
 #include "wire/trace.h"
@@ -37,16 +40,24 @@ struct gateway {
     struct loop_timer *tick;
     struct teller *teller;
     struct room *room;
+    struct keys *keys;        /* NULL: none are asked for */
+    struct cors *cors;        /* NULL: off */
     struct presence presence; /* boot is our tag: prompts we own carry it */
     struct join join;
-    struct session *sessions;      /* by prompt id */
-    struct prompt_params defaults; /* what requests leave open */
+    struct session *sessions; /* all */
+    unsigned session_count;
+    struct session *sessions_by_id; /* those of our own prompts */
+    struct prompt_params defaults;  /* what requests leave open */
     json_t *defaults_root;
     double started_at;
     int64_t away_since_ns; /* broker away since; 0: it is there */
     bool was_complete;     /* every worker asked for has been ready once */
     bool draining;
 };
+
+/* caller: the key that the request came with; good during the call. */
+typedef void route_fn(struct gateway *gateway, struct http_exchange *exchange,
+                      const struct http_request *request, const struct key *caller);
 
 /* routes.c */
 http_handler_fn gateway_handle; /* arg: struct gateway */
@@ -60,15 +71,18 @@ void gateway_reply_error(struct http_exchange *exchange, const struct api_error 
 size_t gateway_reply_headers(struct http_header out[GATEWAY_REPLY_HEADERS],
                              char parent[TRACE_PARENT_SIZE], const char *request_id,
                              const struct trace *trace);
-bool gateway_is_ready(const struct gateway *gateway);
+void gateway_reply_json(struct http_exchange *exchange, const struct buf *json);
+/* The client's trace, or a new one. */
+void gateway_trace(struct trace *out, const struct http_request *request);
+/* A parameter of the request's query, decoded, into out; false: it is not there, or too long. */
+bool gateway_query(const struct http_request *request, const char *name, char *out, size_t cap);
+/* What stands between a path's prefix ("/v1/responses/") and its suffix ("" or "/cancel"); false:
+ * the path is another, or that is empty, too long or has a slash. */
+bool gateway_path_id(const struct http_request *request, const char *prefix, const char *suffix,
+                     char *out, size_t cap);
 
-/* session.c: takes the request over (chat_request_done when it ends). */
-void session_begin(struct gateway *gateway, struct http_exchange *exchange,
-                   struct chat_request *request, const char *prompter, const struct trace *trace);
-void session_live(struct gateway *gateway, const struct bus_message *message);
-void sessions_tick(struct gateway *gateway);
-void sessions_reconnected(struct gateway *gateway);
-unsigned sessions_count(const struct gateway *gateway);
-void sessions_free(struct gateway *gateway);
+/* about.c: how the service is. */
+route_fn about_health, about_ready, about_status, about_metrics, about_sd, about_models,
+    about_model, about_props, about_slots, about_root;
 
 #endif

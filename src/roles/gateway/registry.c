@@ -18,9 +18,12 @@ struct process {
     UT_hash_handle hh;
 };
 
+#define SETTLED_MS (2 * PRESENCE_INTERVAL_MS) /* by then everybody has said that he is there */
+
 struct registry {
     struct bus_subscription *subscription;
     struct process *processes;
+    int64_t first_ns; /* when anybody was heard; 0: not yet */
 };
 
 static void forget(struct registry *registry, struct process *process)
@@ -58,6 +61,8 @@ static void on_presence(void *arg, const struct bus_message *message)
     }
     process->presence = presence;
     process->seen_ns = clock_mono_ns();
+    if (registry->first_ns == 0)
+        registry->first_ns = process->seen_ns;
 }
 
 enum err registry_new(struct registry **out, struct bus *bus)
@@ -166,6 +171,39 @@ unsigned registry_slots(const struct registry *registry)
     return slots;
 }
 
+const char *registry_arch(const struct registry *registry)
+{
+    const struct process *process, *next;
+    HASH_ITER(hh, registry->processes, process, next)
+    {
+        if (has_role(process, "infer") && process->presence.arch[0] != '\0')
+            return process->presence.arch;
+    }
+    return "";
+}
+
+unsigned registry_context(const struct registry *registry)
+{
+    const struct process *process, *next;
+    HASH_ITER(hh, registry->processes, process, next)
+    {
+        if (is_ready_worker(process))
+            return process->presence.context;
+    }
+    return 0;
+}
+
+bool registry_gateway_here(const struct registry *registry, const char *tag)
+{
+    const struct process *process, *next;
+    HASH_ITER(hh, registry->processes, process, next)
+    {
+        if (has_role(process, "gateway") && strcmp(process->presence.boot, tag) == 0)
+            return true;
+    }
+    return false;
+}
+
 /* ---- targets ---- */
 
 static int by_key(const struct process *a, const struct process *b)
@@ -209,6 +247,8 @@ enum err registry_targets(struct registry *registry, const char *own_host, struc
     struct process *process, *next;
     struct json_out out;
     char target[PRESENCE_TEXT_MAX];
+    if (registry->first_ns == 0 || clock_mono_ns() - registry->first_ns < SETTLED_MS * NS_PER_MS)
+        return err_set(ERR_UNAVAILABLE, "not everybody has been heard yet");
     HASH_SRT(hh, registry->processes, by_key);
     json_out_begin(&out, buf);
     json_out_array(&out, NULL);
@@ -217,6 +257,33 @@ enum err registry_targets(struct registry *registry, const char *own_host, struc
         bool scraped = has_role(process, "telemetry") || has_role(process, "gateway");
         if (scraped && target_of(target, sizeof target, process->presence.url, own_host))
             write_target(&out, &process->presence, target);
+    }
+    json_out_array_end(&out);
+    return json_out_end(&out);
+}
+
+/* ---- slots ---- */
+
+enum err registry_write_slots(struct registry *registry, struct buf *buf)
+{
+    struct process *process, *next;
+    struct json_out out;
+    uint64_t id = 0;
+    HASH_SRT(hh, registry->processes, by_key);
+    json_out_begin(&out, buf);
+    json_out_array(&out, NULL);
+    HASH_ITER(hh, registry->processes, process, next)
+    {
+        const struct presence *worker = &process->presence;
+        for (unsigned i = 0; is_ready_worker(process) && i < worker->slots; i++) {
+            json_out_object(&out, NULL);
+            json_out_uint(&out, "id", id++);
+            json_out_uint(&out, "n_ctx", worker->context);
+            json_out_flag(&out, "is_processing", i < worker->active);
+            json_out_text(&out, "worker", worker->name);
+            json_out_text(&out, "node", worker->node);
+            json_out_object_end(&out);
+        }
     }
     json_out_array_end(&out);
     return json_out_end(&out);

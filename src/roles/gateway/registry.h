@@ -25,8 +25,17 @@ void registry_reconnected(struct registry *registry);
 unsigned registry_ready_workers(const struct registry *registry);
 /* Slots of all ready workers together. */
 unsigned registry_slots(const struct registry *registry);
+/* What the workers are: "llama", "blenderbot", "fake"; "" while none has said so. */
+const char *registry_arch(const struct registry *registry);
+/* Positions of one slot; 0: not known. */
+unsigned registry_context(const struct registry *registry);
+/* Is the gateway with this tag there? */
+bool registry_gateway_here(const struct registry *registry, const char *tag);
+/* An array with one object for each slot of each worker, as llama-server's /slots has. */
+MUST_USE enum err registry_write_slots(struct registry *registry, struct buf *out);
 /* What Prometheus may scrape, as its HTTP discovery wants it: the telemetry workers and gateways
- * that are there, by name.  own_host stands for an address that means "all of this host's". */
+ * that are there, by name.  own_host stands for an address that means "all of this host's".
+ * ERR_UNAVAILABLE: who is there is not known yet. */
 MUST_USE enum err registry_targets(struct registry *registry, const char *own_host,
                                    struct buf *out);
 /* "nodes", "response_workers" and "gateways" of the status, set on object. */

@@ -1,23 +1,17 @@
 /*
- * What the gateway answers to: one row per path.
+ * What the gateway answers to: one row per method and path.
  */
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
-#include "api/params.h"
-#include "base/clock.h"
-#include "base/log.h"
-#include "metrics/gzip.h"
-#include "probe/host.h"
+#include "roles/gateway/accept.h"
+#include "roles/gateway/files.h"
 #include "roles/gateway/gateway.h"
+#include "roles/gateway/stored.h"
 #include "wire/json.h"
 
 #define JSON_TYPE     "application/json"
 #define RETRY_AFTER_S "2"
-#define STATUS_BYTES  ((size_t)4 << 20)
-#define METRICS_BYTES ((size_t)4 << 20)
-#define TARGETS_BYTES ((size_t)16 << 20)
 
 size_t gateway_reply_headers(struct http_header out[GATEWAY_REPLY_HEADERS],
                              char parent[TRACE_PARENT_SIZE], const char *request_id,
@@ -38,11 +32,13 @@ size_t gateway_reply_headers(struct http_header out[GATEWAY_REPLY_HEADERS],
 void gateway_reply_error(struct http_exchange *exchange, const struct api_error *error,
                          const char *request_id, const struct trace *trace)
 {
-    struct http_header headers[GATEWAY_REPLY_HEADERS + 1];
+    struct http_header headers[GATEWAY_REPLY_HEADERS + 2];
     char parent[TRACE_PARENT_SIZE];
     size_t count = gateway_reply_headers(headers, parent, request_id, trace);
     if (error->status == 429 || error->status == 503)
         headers[count++] = (struct http_header){"Retry-After", RETRY_AFTER_S};
+    if (error->status == 401)
+        headers[count++] = (struct http_header){"WWW-Authenticate", "Bearer"};
     struct buf json;
     buf_init(&json, 4096);
     if (api_error_write(error, &json) != ERR_OK)
@@ -67,22 +63,16 @@ size_t gateway_error_body(void *arg, int status, const char *message, char *out,
     return len;
 }
 
-static void reply_text(struct http_exchange *exchange, int status, const char *type,
-                       const char *text)
+void gateway_reply_json(struct http_exchange *exchange, const struct buf *json)
 {
-    http_reply(exchange, status, NULL, 0, type, text, strlen(text));
+    http_reply(exchange, 200, NULL, 0, JSON_TYPE, buf_text(json), json->len);
 }
 
-/* ---- /v1/chat/completions ---- */
-
-static bool is_served(const struct gateway *gateway, const char *model)
-{
-    return strcmp(model, "default") == 0 || strcmp(model, gateway->join.model) == 0;
-}
+/* ---- reading requests ---- */
 
 /* W3C: one good traceparent or none; the tracestate headers are one list, and nothing without it.
  */
-static void trace_of_request(struct trace *out, const struct http_request *request)
+void gateway_trace(struct trace *out, const struct http_request *request)
 {
     struct trace theirs;
     const char *parent = http_request_header(request, "traceparent"), *state;
@@ -97,316 +87,168 @@ static void trace_of_request(struct trace *out, const struct http_request *reque
         continue;
 }
 
-static void post_chat(struct gateway *gateway, struct http_exchange *exchange,
-                      const struct http_request *request)
+static int hex_digit(char c)
 {
-    struct chat_request chat;
-    struct api_error error;
-    struct trace trace;
-    trace_of_request(&trace, request);
-    enum err err = chat_request_parse(&chat, request->body, request->body_len, &error);
-    if (err == ERR_NOMEM)
-        api_error_set(&error, 503, "unavailable", NULL, "out of memory; try again");
-    if (err != ERR_OK) {
-        figures_refused(gateway->figures, "invalid");
-        gateway_reply_error(exchange, &error, NULL, &trace);
-        return;
+    if (c >= '0' && c <= '9')
+        return c - '0';
+    c = (char)(c | 0x20);
+    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+/* One character of a query; 0: it is no good one. */
+static char decode_char(const char **at)
+{
+    const char *text = *at;
+    if (text[0] != '%') {
+        (*at)++;
+        return text[0] == '+' ? ' ' : text[0];
     }
-    const char *why = NULL;
-    if (!is_served(gateway, chat.prompt.model)) {
-        why = "invalid";
-        api_error_set(&error, 404, "model_not_found", "model",
-                      "the model \"%s\" is not served here; GET /v1/models lists what is",
-                      chat.prompt.model);
-    } else if (gateway->draining) {
-        why = "draining";
-        api_error_set(&error, 503, "draining", NULL, "the service is stopping");
-    } else if (!bus_connected(gateway->bus)) {
-        why = "unavailable";
-        api_error_set(&error, 503, "unavailable", NULL,
-                      "the prompt queue can't be reached; try again in a moment");
-    } else if (room_is_full(gateway->room)) {
-        why = "storage_full";
-        api_error_set(&error, 503, "storage_full", NULL,
-                      "the broker's disk space is nearly used up; try again later");
+    int high = hex_digit(text[1]), low = high < 0 ? -1 : hex_digit(text[2]);
+    if (low < 0)
+        return '\0';
+    *at += 3;
+    return (char)(high * 16 + low);
+}
+
+bool gateway_query(const struct http_request *request, const char *name, char *out, size_t cap)
+{
+    size_t name_len = strlen(name);
+    for (const char *at = request->query; *at != '\0'; at += *at == '&') {
+        if (strncmp(at, name, name_len) != 0 || at[name_len] != '=') {
+            at += strcspn(at, "&");
+            continue;
+        }
+        size_t len = 0;
+        at += name_len + 1;
+        while (*at != '\0' && *at != '&') {
+            char c = decode_char(&at);
+            if (c == '\0' || len + 1 >= cap)
+                return false;
+            out[len++] = c;
+        }
+        out[len] = '\0';
+        return true;
     }
-    if (why != NULL) {
-        figures_refused(gateway->figures, why);
-        gateway_reply_error(exchange, &error, NULL, &trace);
-        chat_request_done(&chat);
-        return;
-    }
-    params_merge(&chat.prompt.params, &gateway->defaults);
-    if (chat.stream && chat.prompt.params.search.num_return_sequences > 1)
-        chat.prompt.params.search.num_return_sequences = 1; /* the defaults'; a stream is one */
-    char made_up[48];
-    const char *prompter = chat.prompt.prompter;
-    if (prompter[0] == '\0') {
-        snprintf(made_up, sizeof made_up, "anonymous-%.8s-%llu", gateway->presence.boot,
-                 (unsigned long long)request->connection);
-        prompter = made_up;
-    }
-    session_begin(gateway, exchange, &chat, prompter, &trace);
+    return false;
 }
 
-static void get_models(struct gateway *gateway, struct http_exchange *exchange,
-                       const struct http_request *request)
+bool gateway_path_id(const struct http_request *request, const char *prefix, const char *suffix,
+                     char *out, size_t cap)
 {
-    (void)request;
-    const char *names[] = {gateway->join.model};
-    struct buf json;
-    buf_init(&json, 4096);
-    if (models_write(names, 1, gateway->started_at, &json) == ERR_OK)
-        http_reply(exchange, 200, NULL, 0, JSON_TYPE, buf_text(&json), json.len);
-    else
-        reply_text(exchange, 500, JSON_TYPE, "{}");
-    buf_done(&json);
-}
-
-/* ---- health ---- */
-
-bool gateway_is_ready(const struct gateway *gateway)
-{
-    return !gateway->draining && bus_connected(gateway->bus) && gateway->was_complete &&
-           registry_ready_workers(gateway->registry) > 0;
-}
-
-static void get_health(struct gateway *gateway, struct http_exchange *exchange,
-                       const struct http_request *request)
-{
-    (void)gateway;
-    (void)request;
-    reply_text(exchange, 200, JSON_TYPE, "{\"status\":\"ok\"}");
-}
-
-static void get_ready(struct gateway *gateway, struct http_exchange *exchange,
-                      const struct http_request *request)
-{
-    (void)request;
-    char text[256];
-    bool ready = gateway_is_ready(gateway);
-    snprintf(text, sizeof text,
-             "{\"status\":\"%s\",\"workers_ready\":%u,\"workers_expected\":%d,\"broker\":%s}",
-             ready               ? "ok"
-             : gateway->draining ? "draining"
-                                 : "starting",
-             registry_ready_workers(gateway->registry), gateway->settings->expect_workers,
-             bus_connected(gateway->bus) ? "true" : "false");
-    reply_text(exchange, ready ? 200 : 503, JSON_TYPE, text);
-}
-
-/* ---- what needs the queue's depth first ---- */
-
-struct depth_wait {
-    struct gateway *gateway;
-    struct http_exchange *exchange; /* NULL once the reader left */
-    bool metrics;                   /* else the status */
-    bool answered;
-    enum metrics_format format;
-    bool packed; /* metrics: gzip is welcome */
-};
-
-static void on_waiter_closed(void *arg, bool complete)
-{
-    (void)complete;
-    struct depth_wait *wait = arg;
-    if (wait->answered)
-        free(wait);
-    else
-        wait->exchange = NULL;
-}
-
-static int read_broker_pid(const struct gateway *gateway)
-{
-    int pid = 0;
-    if (gateway->settings->broker_pid_file == NULL)
-        return 0;
-    FILE *file = fopen(gateway->settings->broker_pid_file, "r");
-    if (file == NULL)
-        return 0;
-    if (fscanf(file, "%d", &pid) != 1)
-        pid = 0;
-    fclose(file);
-    return pid;
-}
-
-static void write_status(struct depth_wait *wait, const struct prompts_depth *depth)
-{
-    struct gateway *gateway = wait->gateway;
-    json_t *status = json_object();
-    struct buf json;
-    buf_init(&json, STATUS_BYTES);
-    enum err err = registry_describe(gateway->registry, status);
-    int failed = json_object_set_new(status, "broker",
-                                     json_pack("{s:s, s:i, s:b}", "url", gateway->join.url, "pid",
-                                               read_broker_pid(gateway), "connected",
-                                               bus_connected(gateway->bus)));
-    json_t *queue =
-        depth != NULL
-            ? json_pack("{s:I, s:I, s:I}", "waiting", (json_int_t)depth->waiting, "in_flight",
-                        (json_int_t)depth->in_flight, "limit", (json_int_t)depth->limit)
-            : json_pack("{s:n, s:n, s:n}", "waiting", "in_flight", "limit");
-    failed |= json_object_set_new(status, "queue", queue);
-    failed |= json_object_set_new(status, "model", json_string(gateway->join.model));
-    if (err == ERR_OK && !failed)
-        err = json_write(status, &json);
-    if (err == ERR_OK && !failed)
-        http_reply(wait->exchange, 200, NULL, 0, JSON_TYPE, buf_text(&json), json.len);
-    else
-        reply_text(wait->exchange, 500, JSON_TYPE, "{}");
-    json_decref(status);
-    buf_done(&json);
-}
-
-static void write_metrics(struct depth_wait *wait, const struct prompts_depth *depth)
-{
-    struct gateway *gateway = wait->gateway;
-    struct figures_now now = {
-        .http = http_server_counts(gateway->http),
-        .depth_known = depth != NULL,
-        .broker_connected = bus_connected(gateway->bus),
-        .ready_workers = registry_ready_workers(gateway->registry),
-        .slots = registry_slots(gateway->registry),
-        .room = gateway->room,
-        .open_replies = sessions_count(gateway),
-    };
-    if (depth != NULL)
-        now.depth = *depth;
-    static const struct http_header headers[] = {
-        {"Cache-Control", "no-store"},
-        {"Vary", "Accept, Accept-Encoding"},
-        {"Content-Encoding", "gzip"},
-    };
-    struct buf text;
-    buf_init(&text, METRICS_BYTES);
-    enum err err = figures_write(gateway->figures, &now, wait->format, &text);
-    bool packed = err == ERR_OK && wait->packed && metrics_gzip(&text) == ERR_OK;
-    if (err == ERR_OK)
-        http_reply(wait->exchange, 200, headers, packed ? 3 : 2, metrics_content_type(wait->format),
-                   buf_text(&text), text.len);
-    else
-        reply_text(wait->exchange, 500, "text/plain; charset=utf-8", "metrics are too large\n");
-    buf_done(&text);
-}
-
-static void on_depth(void *arg, enum err err, const struct prompts_depth *depth)
-{
-    struct depth_wait *wait = arg;
-    if (wait->exchange == NULL) {
-        free(wait);
-        return;
-    }
-    wait->answered = true; /* freed when the exchange closes */
-    if (wait->metrics)
-        write_metrics(wait, err == ERR_OK ? depth : NULL);
-    else
-        write_status(wait, err == ERR_OK ? depth : NULL);
-}
-
-static void answer_with_depth(struct gateway *gateway, struct http_exchange *exchange, bool metrics,
-                              enum metrics_format format, bool packed)
-{
-    struct depth_wait *wait = calloc(1, sizeof *wait);
-    if (wait == NULL) {
-        reply_text(exchange, 503, JSON_TYPE, "{}");
-        return;
-    }
-    *wait = (struct depth_wait){.gateway = gateway,
-                                .exchange = exchange,
-                                .metrics = metrics,
-                                .format = format,
-                                .packed = packed};
-    http_on_close(exchange, on_waiter_closed, wait);
-    if (prompts_depth(gateway->bus, gateway->join.model, on_depth, wait) != ERR_OK)
-        on_depth(wait, ERR_UNAVAILABLE, NULL);
-}
-
-static void get_status(struct gateway *gateway, struct http_exchange *exchange,
-                       const struct http_request *request)
-{
-    (void)request;
-    answer_with_depth(gateway, exchange, false, METRICS_TEXT_004, false);
-}
-
-static void get_metrics(struct gateway *gateway, struct http_exchange *exchange,
-                        const struct http_request *request)
-{
-    const char *accept = http_request_header(request, "accept");
-    const char *encoding = http_request_header(request, "accept-encoding");
-    answer_with_depth(gateway, exchange, true, metrics_format_negotiate(accept),
-                      metrics_gzip_welcome(encoding));
-}
-
-/* For Prometheus' HTTP discovery. */
-static void get_sd(struct gateway *gateway, struct http_exchange *exchange,
-                   const struct http_request *request)
-{
-    (void)request;
-    char host[PRESENCE_TEXT_MAX];
-    struct buf json;
-    host_name(host, sizeof host);
-    buf_init(&json, TARGETS_BYTES);
-    if (registry_targets(gateway->registry, host, &json) == ERR_OK)
-        http_reply(exchange, 200, NULL, 0, JSON_TYPE, buf_text(&json), json.len);
-    else
-        reply_text(exchange, 500, JSON_TYPE, "{}"); /* Prometheus keeps the list it had */
-    buf_done(&json);
-}
-
-static void get_root(struct gateway *gateway, struct http_exchange *exchange,
-                     const struct http_request *request)
-{
-    (void)request;
-    char text[512];
-    snprintf(text, sizeof text,
-             "wyvern " WYVERN_VERSION ", serving %s\n\n"
-             "POST /v1/chat/completions   chat, as any OpenAI client does\n"
-             "GET  /v1/models             what is served\n"
-             "GET  /wyvern/status         nodes, workers, queue\n"
-             "GET  /health, /ready        is it alive; can it take a prompt\n"
-             "GET  /metrics               for Prometheus\n"
-             "GET  /sd                    what Prometheus may scrape\n",
-             gateway->join.model);
-    reply_text(exchange, 200, "text/plain; charset=utf-8", text);
+    size_t begin = strlen(prefix), tail = strlen(suffix), len = strlen(request->path);
+    if (len <= begin + tail || strncmp(request->path, prefix, begin) != 0 ||
+        strcmp(request->path + len - tail, suffix) != 0)
+        return false;
+    size_t id = len - begin - tail;
+    if (id + 1 > cap || memchr(request->path + begin, '/', id) != NULL)
+        return false;
+    memcpy(out, request->path + begin, id);
+    out[id] = '\0';
+    return true;
 }
 
 /* ---- the table ---- */
 
-typedef void route_fn(struct gateway *gateway, struct http_exchange *exchange,
-                      const struct http_request *request);
-
+/* A '*' in a path stands for one segment. */
 static const struct route {
     const char *method, *path;
-    route_fn *fn;
+    route_fn *fn;        /* NULL: it becomes prompts, */
+    api_parse_fn *parse; /* read by this */
+    bool open;           /* no key is asked for */
 } routes[] = {
-    {"POST", "/v1/chat/completions", post_chat},
-    {"GET", "/v1/models", get_models},
-    {"GET", "/health", get_health},
-    {"GET", "/ready", get_ready},
-    {"GET", "/wyvern/status", get_status},
-    {"GET", "/metrics", get_metrics},
-    {"GET", "/sd", get_sd},
-    {"GET", "/", get_root},
+    {"POST", "/v1/chat/completions", NULL, chat_parse, false},
+    {"GET", "/v1/chat/completions/*", stored_chat_get, NULL, false},
+    {"DELETE", "/v1/chat/completions/*", stored_chat_delete, NULL, false},
+    {"POST", "/v1/completions", NULL, completion_parse, false},
+    {"POST", "/v1/responses", NULL, response_parse, false},
+    {"GET", "/v1/responses/*", stored_response_get, NULL, false},
+    {"DELETE", "/v1/responses/*", stored_response_delete, NULL, false},
+    {"POST", "/v1/responses/*/cancel", stored_response_cancel, NULL, false},
+    {"GET", "/v1/responses/*/input_items", stored_response_items, NULL, false},
+    {"POST", "/v1/embeddings", NULL, embedding_parse, false},
+    {"GET", "/v1/models", about_models, NULL, false},
+    {"GET", "/v1/models/*", about_model, NULL, false},
+    {"POST", "/v1/files", files_post, NULL, false},
+    {"GET", "/v1/files", files_list, NULL, false},
+    {"GET", "/v1/files/*", files_get, NULL, false},
+    {"DELETE", "/v1/files/*", files_delete, NULL, false},
+    {"GET", "/v1/files/*/content", files_content, NULL, false},
+    {"POST", "/tokenize", NULL, tokenize_parse, false},
+    {"POST", "/detokenize", NULL, detokenize_parse, false},
+    {"POST", "/apply-template", NULL, template_parse, false},
+    {"GET", "/props", about_props, NULL, false},
+    {"GET", "/slots", about_slots, NULL, false},
+    {"GET", "/health", about_health, NULL, true},
+    {"GET", "/ready", about_ready, NULL, true},
+    {"GET", "/wyvern/status", about_status, NULL, false},
+    {"GET", "/metrics", about_metrics, NULL, true},
+    {"GET", "/sd", about_sd, NULL, true},
+    {"GET", "/", about_root, NULL, true},
 };
+#define ROUTE_COUNT (sizeof routes / sizeof *routes)
 
-void gateway_handle(void *arg, struct http_exchange *exchange, const struct http_request *request)
+static bool is_at(const char *path, const char *pattern)
 {
-    const struct route *same_path = NULL;
-    struct api_error error;
-    const char *method = strcmp(request->method, "HEAD") == 0 ? "GET" : request->method;
-    for (size_t i = 0; i < sizeof routes / sizeof *routes; i++) {
-        if (strcmp(request->path, routes[i].path) != 0)
-            continue;
-        if (strcmp(method, routes[i].method) == 0) {
-            routes[i].fn(arg, exchange, request);
-            return;
+    while (*pattern != '\0') {
+        if (*pattern == '*') {
+            size_t len = strcspn(path, "/");
+            if (len == 0)
+                return false;
+            path += len;
+            pattern++;
+        } else if (*path++ != *pattern++) {
+            return false;
         }
-        same_path = &routes[i];
     }
-    if (same_path != NULL)
-        api_error_set(&error, 405, "method_not_allowed", NULL, "%s takes %s", same_path->path,
-                      same_path->method);
+    return *path == '\0';
+}
+
+static void reply_unrouted(struct http_exchange *exchange, const struct http_request *request)
+{
+    struct api_error error;
+    char allowed[64] = "";
+    for (size_t i = 0; i < ROUTE_COUNT; i++) {
+        if (!is_at(request->path, routes[i].path))
+            continue;
+        size_t len = strlen(allowed);
+        snprintf(allowed + len, sizeof allowed - len, "%s%s", len > 0 ? ", " : "",
+                 routes[i].method);
+    }
+    if (allowed[0] != '\0')
+        api_error_set(&error, 405, "method_not_allowed", NULL, "this path takes %s", allowed);
     else
         api_error_set(&error, 404, "not_found", NULL, "there is nothing at this path");
     gateway_reply_error(exchange, &error, NULL, NULL);
+}
+
+static void answer(struct gateway *gateway, struct http_exchange *exchange,
+                   const struct http_request *request, const struct route *route)
+{
+    static const struct key nobody;
+    struct api_error error;
+    const struct key *caller = route->open ? &nobody : keys_check(gateway->keys, request, &error);
+    if (caller == NULL) {
+        figures_refused(gateway->figures, "unauthorized");
+        gateway_reply_error(exchange, &error, NULL, NULL);
+    } else if (route->fn != NULL) {
+        route->fn(gateway, exchange, request, caller);
+    } else {
+        accept_post(gateway, exchange, request, caller, route->parse);
+    }
+}
+
+void gateway_handle(void *arg, struct http_exchange *exchange, const struct http_request *request)
+{
+    struct gateway *gateway = arg;
+    const char *method = strcmp(request->method, "HEAD") == 0 ? "GET" : request->method;
+    if (cors_enter(gateway->cors, exchange, request))
+        return;
+    for (size_t i = 0; i < ROUTE_COUNT; i++) {
+        const struct route *route = &routes[i];
+        if (strcmp(method, route->method) != 0 || !is_at(request->path, route->path))
+            continue;
+        answer(gateway, exchange, request, route);
+        return;
+    }
+    reply_unrouted(exchange, request);
 }

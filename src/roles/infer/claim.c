@@ -10,6 +10,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "bus/replies.h"
+#include "roles/infer/ask.h"
 
 #define HAND_BACK_MS 500 /* a second suspect here: perhaps another worker is free for it */
 
@@ -29,7 +30,7 @@ static void on_stored_piece(void *arg, const struct pieces *pieces)
         job->found++;
         job->found_text += pieces->items[i].text_len;
         if (!job->started && kept_add(&job->kept, &pieces->items[i]) != ERR_OK)
-            job_fail(job, ERR_LIMIT, "reply_too_long", 500, "the reply grew beyond its bound");
+            job_too_long(job);
     }
 }
 
@@ -77,8 +78,10 @@ static void on_stored_read(void *arg, enum err err, const struct claim *latest, 
     if (job->kept.count > 0)
         log_info("job.takeover prompt=%s pieces=%zu attempt=%u deaths=%u trace_id=%s", job->id,
                  job->kept.count, job->claim.attempt, job->claim.deaths, job->trace_id);
-    /* Of several texts only the first was stored: the model makes the others once more. */
-    if (job->found_done && job->prompt.params.search.num_return_sequences <= 1)
+    /* Of several texts only the first was stored, and of a result nothing: the model makes the
+     * others, or it, once more. */
+    if (job->found_done && job->prompt.params.search.num_return_sequences <= 1 &&
+        task_makes_text(job->prompt.task))
         job_adopt_whole(job);
     job_go(job);
 }

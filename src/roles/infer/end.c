@@ -60,24 +60,54 @@ static void on_recorded(void *arg, enum err err, uint64_t sequence)
     job_acknowledge(job);
 }
 
-void job_finish(struct job *job)
+/* What of the reply its ending carries: should it not fit, it goes with less. */
+enum extent {
+    EXTENT_WHOLE,
+    EXTENT_ASKED, /* what was asked, and nothing of what was said */
+    EXTENT_BARE,
+};
+
+/* What a record keeps besides the text; made when the ending is. */
+struct extras {
+    json_t *cuts, *logprobs;
+};
+
+static void make_extras(struct extras *extras, const struct job *job)
+{
+    enum err err = ERR_OK;
+    *extras = (struct extras){NULL, NULL};
+    if (job->prompt.detached)
+        err = kept_cuts(&job->kept, &extras->cuts);
+    if (err == ERR_OK && job->choices == NULL)
+        err = kept_logprobs(&job->kept, &extras->logprobs);
+    if (err != ERR_OK)
+        log_error("job.extras_lost prompt=%s why=\"%s\"", job->id, err_text());
+}
+
+static enum err put_ending(struct job *job, enum extent extent)
 {
     const struct infer *infer = job->infer;
+    const struct prompt *prompt = &job->prompt;
     const char *finish = engine_finish_name(job->finish);
+    bool good = job->error == ERR_OK, whole = extent == EXTENT_WHOLE;
+    bool asked = prompt->detached && extent <= EXTENT_ASKED;
+    struct extras extras = {NULL, NULL};
+    if (whole)
+        make_extras(&extras, job);
     const struct reply ending = {
         .id = job->id,
-        .gateway = job->prompt.gateway,
-        .prompter = job->prompt.prompter,
-        .model = job->prompt.model,
+        .gateway = prompt->gateway,
+        .prompter = prompt->prompter,
+        .model = prompt->model,
         .response_id = "",
-        .status = job->error == ERR_OK ? REPLY_COMPLETED : REPLY_FAILED,
-        .finish_reason = finish != NULL && job->error == ERR_OK ? finish : "",
-        .text = job->error != ERR_LIMIT ? buf_text(&job->kept.text) : "", /* it would not fit */
-        .choices = job->error == ERR_OK ? job->choices : NULL,
+        .status = good ? REPLY_COMPLETED : REPLY_FAILED,
+        .finish_reason = finish != NULL && good ? finish : "",
+        .text = whole ? buf_text(&job->kept.text) : "",
+        .choices = good ? job->choices : NULL,
         .pieces = job->kept.count,
-        .error_code = job->error != ERR_OK ? job->error_code : "",
+        .error_code = good ? "" : job->error_code,
         .error_text = job->error_text,
-        .error_status = job->error != ERR_OK ? job->error_status : 0,
+        .error_status = good ? 0 : job->error_status,
         .prompt_tokens = job->prompt_tokens,
         .reply_tokens = job->reply_tokens,
         .cached_tokens = job->cached_tokens,
@@ -92,19 +122,47 @@ void job_finish(struct job *job)
         .finished_at = clock_wall(),
         .prompt_ms = job->timings.prompt_ms,
         .decode_ms = job->timings.decode_ms,
-        .detached = job->prompt.detached,
+        .detached = prompt->detached,
+        .owner = prompt->owner,
+        .logprobs = extras.logprobs,
+        .result = good ? job->result : NULL,
+        .request = asked ? prompt->request : NULL,
+        .messages = asked ? json_object_get(prompt->root, "messages") : NULL,
+        .cuts = extras.cuts,
         .trace_id = job->trace_id,
     };
-    job->state = JOB_ENDING;
-    log_info("job.done prompt=%s status=%s tokens=%u attempt=%u trace_id=%s", job->id,
-             reply_status_name(ending.status), job->reply_tokens, job->claim.attempt,
-             job->trace_id);
     enum err err = endings_put(infer->endings, &ending, on_recorded, job);
-    if (err == ERR_LIMIT && job->error == ERR_OK) {
-        job_fail(job, ERR_LIMIT, "reply_too_long", 500, "the reply grew beyond its bound");
-        job_finish(job);
+    json_decref(extras.cuts);
+    json_decref(extras.logprobs);
+    return err;
+}
+
+/* The ending is more than a message holds. */
+static void job_shorten(struct job *job)
+{
+    if (job->error != ERR_OK)
         return;
+    if (job->result == NULL)
+        job_too_long(job);
+    else
+        job_fail(job, ERR_LIMIT, "input_too_large", 413,
+                 "input: what it comes to is larger than an answer may be; ask with fewer or "
+                 "shorter texts at once");
+}
+
+void job_finish(struct job *job)
+{
+    job->state = JOB_ENDING;
+    enum extent extent = job->error != ERR_LIMIT ? EXTENT_WHOLE : EXTENT_ASKED; /* would not fit */
+    enum err err = put_ending(job, extent);
+    while (err == ERR_LIMIT && extent < EXTENT_BARE) {
+        job_shorten(job);
+        extent++;
+        err = put_ending(job, extent);
     }
+    log_info("job.done prompt=%s status=%s tokens=%u attempt=%u trace_id=%s", job->id,
+             reply_status_name(job->error == ERR_OK ? REPLY_COMPLETED : REPLY_FAILED),
+             job->reply_tokens, job->claim.attempt, job->trace_id);
     if (err == ERR_OK)
         job->pending++;
     else
@@ -131,6 +189,9 @@ void job_cancelled(struct job *job, const char *reason, bool tombstone)
         .gateway = job->prompt.gateway,
         .prompter = job->prompt.prompter,
         .model = job->prompt.model,
+        .owner = job->prompt.owner,
+        .request = job->prompt.request,
+        .messages = json_object_get(job->prompt.root, "messages"),
         .reason = reason,
         .tombstone = tombstone,
         .fenced = true, /* a worker that has lost its claim meanwhile must not end another's work */

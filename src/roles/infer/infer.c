@@ -20,11 +20,9 @@
 #include "roles/roles.h"
 #include "wire/subject.h"
 
-#define TICK_MS        500
-#define LEAVE_BLIND_MS 5000 /* leaving without a broker: what we hold can't be stored, go */
-#define FETCH_AT_ONCE  64
-#define PEER_FORGET_S  3600
-#define ECHO_MS        (2 * PRESENCE_INTERVAL_MS)
+#define TICK_MS       500
+#define PEER_FORGET_S 3600
+#define ECHO_MS       (2 * PRESENCE_INTERVAL_MS)
 
 /* ---- who is there ---- */
 
@@ -102,61 +100,6 @@ static void peers_tick(struct infer *infer)
     infer->ticked_ns = now_ns;
 }
 
-/* ---- pulling ---- */
-
-static void on_fetched(void *arg, const struct prompt_delivery *delivery)
-{
-    struct infer *infer = arg;
-    infer->pulling--;
-    if (infer->leaving || jobs_suspect_here(infer))
-        prompts_hand_back(infer->bus, delivery->ack, 0);
-    else
-        job_begin(infer, delivery);
-}
-
-static void on_fetch_end(void *arg, enum err err, unsigned missing)
-{
-    struct infer *infer = arg;
-    infer->pulling -= missing;
-    if (err != ERR_OK && err != ERR_CANCELLED) {
-        log_debug("fetch.failed why=\"%s\"", err_text());
-        infer->pausing = true; /* until the next tick: no hot loop on a broker in trouble */
-    }
-    infer_kick(infer);
-}
-
-static bool may_leave(struct infer *infer)
-{
-    if (infer->jobs_by_id == NULL && infer->pulling == 0 && endings_count(infer->endings) == 0)
-        return true;
-    return infer->away_since_ns != 0 &&
-           clock_mono_ns() - infer->away_since_ns > LEAVE_BLIND_MS * NS_PER_MS;
-}
-
-void infer_kick(struct infer *infer)
-{
-    if (infer->teller != NULL && jobs_occupying(infer) != infer->presence.active)
-        teller_tell_soon(infer->teller);
-    if (infer->leaving) {
-        if (may_leave(infer))
-            loop_stop(infer->loop);
-        return;
-    }
-    if (!infer->ready || infer->pausing || !bus_connected(infer->bus))
-        return;
-    unsigned taken = jobs_occupying(infer) + infer->pulling;
-    if (taken >= infer->slots || jobs_suspect_here(infer))
-        return;
-    unsigned want = infer->slots - taken;
-    if (want > FETCH_AT_ONCE)
-        want = FETCH_AT_ONCE;
-    if (prompts_fetch(infer->bus, infer->join.model, LANE_MAIN, want, on_fetched, on_fetch_end,
-                      infer) == ERR_OK)
-        infer->pulling += want;
-    else
-        infer->pausing = true;
-}
-
 /* ---- presence, ticks, signals ---- */
 
 static void refresh_presence(void *arg)
@@ -184,7 +127,7 @@ static void set_state(struct infer *infer, const char *state)
 static void on_tick(void *arg)
 {
     struct infer *infer = arg;
-    infer->pausing = false;
+    infer->pausing = infer->batch_pausing = false;
     peers_tick(infer);
     jobs_tick(infer);
     jobs_heartbeat(infer);
@@ -240,6 +183,7 @@ static void on_loaded(void *arg, const struct engine_info *info)
     infer->slots = info->slots;
     infer->presence.slots = info->slots;
     infer->presence.context = info->context;
+    snprintf(infer->presence.arch, sizeof infer->presence.arch, "%s", info->arch);
     infer->ready = !infer->leaving;
     log_info("model.loaded name=\"%s\" arch=%s slots=%u context=%u model_bytes=%llu kv_bytes=%llu "
              "compute_bytes=%llu",
@@ -374,6 +318,8 @@ int role_infer(const struct settings *settings, int argc, char **argv)
     if (err == ERR_OK)
         err = loop_timer_new(&infer.tick, infer.loop, on_tick, &infer);
     if (err == ERR_OK)
+        err = loop_timer_new(&infer.quiet, infer.loop, infer_quiet, &infer);
+    if (err == ERR_OK)
         err = open_bus(&infer);
     if (err == ERR_OK)
         err = start_model(&infer, path);
@@ -401,6 +347,7 @@ int role_infer(const struct settings *settings, int argc, char **argv)
         free(peer);
     }
     loop_timer_free(infer.tick);
+    loop_timer_free(infer.quiet);
     loop_free(infer.loop);
     join_done(&infer.join);
     return infer.exit_status;

@@ -1,7 +1,7 @@
 /*
  * infer.h - private to the inference worker: what its files share.
  *
- * infer.c pulls prompts and keeps the process's affairs; job.c and its neighbours take
+ * infer.c keeps the process's affairs; pull.c pulls prompts; job.c and its neighbours take
  * one prompt from delivery to its end; model.c is the thread that owns the model.  Everything here
  * is on the loop's thread.
  */
@@ -47,16 +47,22 @@ struct infer {
     struct job *jobs_by_id;  /* all */
     struct peer *peers;
     uint64_t next_run;
-    unsigned slots, pulling;
-    int64_t away_since_ns; /* broker away since; 0: it is there */
-    int report_fd;         /* pipe to the supervisor, -1: none */
+    unsigned slots;
+    unsigned pulling;         /* asked of the main lane, not here yet */
+    bool pulling_batch;       /* one is asked of the batch lane */
+    int64_t main_ns;          /* the main lane was last busy, or not listened to, then */
+    struct loop_timer *quiet; /* it may be quiet by then */
+    int64_t away_since_ns;    /* broker away since; 0: it is there */
+    int report_fd;            /* pipe to the supervisor, -1: none */
     bool ready, leaving;
-    bool pausing; /* no fetch until the next tick */
+    bool pausing, batch_pausing; /* no fetch until the next tick */
     int exit_status;
 };
 
-/* infer.c, for jobs: something changed that may let us fetch or leave. */
+/* pull.c: something changed that may let us fetch or leave. */
 void infer_kick(struct infer *infer);
+void infer_quiet(void *arg); /* of the timer of this name */
+/* infer.c, for jobs. */
 /* Is the gateway that owns a prompt gone?  The first question about one starts its clock. */
 bool infer_owner_gone(struct infer *infer, const char *gateway);
 /* Is the process with this boot known to be there? */

@@ -10,7 +10,8 @@
 #include "bus/replies.h"
 #include "wire/trace.h"
 
-#define AGAIN_MS 100 /* a prompt that we have only just let go of comes again after this */
+#define AGAIN_MS     100  /* a prompt that we have only just let go of comes again after this */
+#define NO_MEMORY_MS 1000 /* and one that we had no memory for */
 
 /* ---- coming and going ---- */
 
@@ -19,6 +20,7 @@ static void job_release(struct job *job)
     kept_done(&job->kept);
     prompt_done(&job->prompt);
     json_decref(job->choices);
+    json_decref(job->result);
     free(job->raw);
     free(job);
 }
@@ -65,16 +67,19 @@ static bool job_occupies(const struct job *job)
     return job->state <= JOB_BROKEN && !job->ended;
 }
 
-static struct job *job_new(struct infer *infer, const struct prompt_delivery *delivery)
+static enum err job_new(struct job **out, struct infer *infer,
+                        const struct prompt_delivery *delivery)
 {
     struct job *job = calloc(1, sizeof *job);
-    if (job == NULL)
-        return NULL;
-    job->raw = malloc(delivery->len + 1);
-    if (job->raw == NULL || prompt_decode(&job->prompt, delivery->data, delivery->len) != ERR_OK) {
+    if (job == NULL || (job->raw = malloc(delivery->len + 1)) == NULL) {
+        free(job);
+        return err_set(ERR_NOMEM, "out of memory");
+    }
+    enum err err = prompt_decode(&job->prompt, delivery->data, delivery->len);
+    if (err != ERR_OK) {
         free(job->raw);
         free(job);
-        return NULL;
+        return err;
     }
     memcpy(job->raw, delivery->data, delivery->len);
     job->raw_len = delivery->len;
@@ -84,15 +89,9 @@ static struct job *job_new(struct infer *infer, const struct prompt_delivery *de
     snprintf(job->id, sizeof job->id, "%s", job->prompt.id);
     trace_id_of(job->trace_id, job->prompt.traceparent);
     snprintf(job->ack, sizeof job->ack, "%s", delivery->ack);
-    kept_init(&job->kept, REPLY_BYTES_MAX / 2);
-    return job;
-}
-
-static void on_rejected(void *arg, enum err err, uint64_t sequence)
-{
-    (void)arg;
-    (void)err;
-    (void)sequence;
+    kept_init(&job->kept, REPLY_BYTES_MAX / 2, REPLY_BYTES_MAX);
+    *out = job;
+    return ERR_OK;
 }
 
 /* The broker did not hear our heartbeats and gave a prompt out again: to us, who hold it. */
@@ -111,12 +110,15 @@ static void job_again(struct job *job, const struct prompt_delivery *delivery)
 
 void job_begin(struct infer *infer, const struct prompt_delivery *delivery)
 {
-    struct job *job = job_new(infer, delivery), *other;
-    if (job == NULL) {
-        /* Only a prompt of another version, or of no gateway of ours, can't be read. */
-        log_error("job.unreadable why=\"%s\"", err_text());
-        if (prompts_ack(infer->bus, delivery->ack, on_rejected, NULL) != ERR_OK)
-            log_warn("job.unreadable_kept why=\"%s\"", err_text());
+    struct job *job, *other;
+    enum err err = job_new(&job, infer, delivery);
+    if (err == ERR_NOMEM) {
+        log_error("job.no_memory");
+        prompts_hand_back(infer->bus, delivery->ack, NO_MEMORY_MS);
+        return;
+    }
+    if (err != ERR_OK) {
+        job_refuse(infer, delivery, err);
         return;
     }
     HASH_FIND(by_id, infer->jobs_by_id, job->id, strlen(job->id), other);

@@ -2,7 +2,8 @@
  * job.h - private to the inference worker: one prompt in its hands, from its delivery to its end.
  *
  * job.c makes, frees and watches jobs; claim.c finds out who holds a prompt and claims it; run.c
- * has the model work on it and stores the pieces; end.c brings it to its end.  Loop's thread only.
+ * has the model work on it and stores the pieces; end.c brings it to its end; refuse.c ends what
+ * can't be read.  Loop's thread only.
  *
  * The states, and what leads on:
  *
@@ -70,6 +71,7 @@ struct job {
     unsigned prompt_tokens, reply_tokens, cached_tokens, truncated_tokens;
     struct engine_timings timings;
     json_t *choices; /* of a reply of several texts; else NULL */
+    json_t *result;  /* of a task that makes no text; else NULL */
     /* pieces */
     struct kept kept;
     size_t stored; /* acknowledged by the broker */
@@ -88,6 +90,10 @@ void job_drop(struct job *job);
 bool job_back(struct job *job);
 /* Something could not be said to the broker: jobs_tick looks again. */
 void job_broken(struct job *job);
+
+/* refuse.c */
+/* Ends a prompt that this worker does not understand (err_text says why). */
+void job_refuse(struct infer *infer, const struct prompt_delivery *delivery, enum err err);
 
 /* claim.c */
 /* Looks who holds the prompt now and goes on from there. */
@@ -111,6 +117,8 @@ void job_stop_model(struct job *job);
 void job_flush(struct job *job);
 /* The broker has no room for it now: tries again for a while, then ends it. */
 void job_no_room(struct job *job);
+/* A reply, or its logprobs, outgrew what a record holds: ends it with an error. */
+void job_too_long(struct job *job);
 /* Ends the reply with an error instead of a whole text. */
 void job_fail(struct job *job, enum err err, const char *code, int status, const char *text);
 

@@ -10,7 +10,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/queue.h"
-#include "engine/params.h"
+#include "roles/infer/ask.h"
 
 #define COMMANDS_MAX 4096
 #define BATCHES_MAX  4096
@@ -51,68 +51,97 @@ struct model_thread {
 
 /* ---- the model's thread ---- */
 
-/* The texts of several results; returns the end of what was written. */
-static char *copy_results(struct engine_event *event, char *text)
+/*
+ * A batch is one piece of memory: its events, then what they point to, the kinds with the widest
+ * alignment first, each kind for all events.
+ */
+struct space { /* bytes, and then where the next of a kind goes */
+    size_t sequences, pointers, numbers, texts;
+};
+
+static struct space space_for(const struct engine_event *events, size_t count)
 {
-    struct engine_sequence *sequences = (struct engine_sequence *)(uintptr_t)event->sequences;
-    for (size_t i = 0; i < event->sequence_count; i++) {
-        struct engine_sequence *sequence = &sequences[i];
-        sequence->ids = NULL; /* not needed here */
-        if (sequence->text_len > 0)
-            memcpy(text, sequence->text, sequence->text_len);
-        sequence->text = text;
-        text += sequence->text_len;
+    struct space space = {0};
+    for (size_t i = 0; i < count; i++) {
+        const struct engine_event *event = &events[i];
+        space.texts += event->text != NULL ? event->text_len + 1 : 0;
+        space.texts += event->error_text != NULL ? strlen(event->error_text) + 1 : 0;
+        space.texts += event->logprobs != NULL ? event->logprobs_len : 0;
+        space.numbers += event->token_count * sizeof(int32_t);
+        space.numbers += event->vector_count * event->vector_size * sizeof(float);
+        space.sequences += event->sequence_count * sizeof(struct engine_sequence);
+        for (size_t k = 0; k < event->sequence_count; k++)
+            space.texts += event->sequences[k].text_len;
+        if (event->token_texts == NULL)
+            continue;
+        space.pointers += event->token_count * sizeof(char *);
+        for (size_t k = 0; k < event->token_count; k++)
+            space.texts += strlen(event->token_texts[k]) + 1;
     }
-    return text;
+    return space;
+}
+
+/* Copies len bytes and what ends them to *at, and moves it on. */
+static char *put(char **at, const void *data, size_t len)
+{
+    char *start = *at;
+    if (len > 0)
+        memcpy(start, data, len);
+    *at += len;
+    return start;
+}
+
+static void put_sequences(struct engine_event *event, char **at, char **texts)
+{
+    struct engine_sequence *sequences = (struct engine_sequence *)(void *)*at;
+    put(at, event->sequences, event->sequence_count * sizeof *sequences);
+    event->sequences = sequences;
+    for (size_t i = 0; i < event->sequence_count; i++) {
+        sequences[i].ids = NULL; /* not needed here */
+        sequences[i].text = put(texts, sequences[i].text, sequences[i].text_len);
+    }
+}
+
+static void put_token_texts(struct engine_event *event, char **at, char **texts)
+{
+    const char **copies = (const char **)(void *)*at;
+    *at += event->token_count * sizeof *copies;
+    for (size_t i = 0; i < event->token_count; i++)
+        copies[i] = put(texts, event->token_texts[i], strlen(event->token_texts[i]) + 1);
+    event->token_texts = copies;
 }
 
 static struct batch *batch_new(const struct engine_event *events, size_t count)
 {
-    size_t bytes = sizeof(struct batch) + count * sizeof *events;
-    for (size_t i = 0; i < count; i++) {
-        bytes += events[i].text_len + 1;
-        bytes += events[i].error_text != NULL ? strlen(events[i].error_text) + 1 : 0;
-        bytes += events[i].token_count * sizeof(int32_t) + sizeof(int32_t);
-        bytes += events[i].sequence_count * sizeof(struct engine_sequence);
-        for (size_t k = 0; k < events[i].sequence_count; k++)
-            bytes += events[i].sequences[k].text_len;
-    }
-    struct batch *batch = malloc(bytes);
+    struct space space = space_for(events, count);
+    struct batch *batch = malloc(sizeof *batch + count * sizeof *events + space.sequences +
+                                 space.pointers + space.numbers + space.texts);
     if (batch == NULL)
         abort(); /* out of memory in the middle of a step: the supervisor starts us afresh */
     *batch = (struct batch){.kind = BATCH_EVENTS, .count = count};
-    memcpy(batch->events, events, count * sizeof *events);
-    /* What needs its alignment first. */
-    struct engine_sequence *sequences = (struct engine_sequence *)(void *)(batch->events + count);
-    for (size_t i = 0; i < count; i++) {
-        if (events[i].sequence_count > 0)
-            memcpy(sequences, events[i].sequences, events[i].sequence_count * sizeof *sequences);
-        batch->events[i].sequences = sequences;
-        sequences += events[i].sequence_count;
-    }
-    int32_t *tokens = (int32_t *)(void *)sequences;
-    for (size_t i = 0; i < count; i++) {
-        if (events[i].token_count > 0)
-            memcpy(tokens, events[i].tokens, events[i].token_count * sizeof *tokens);
-        batch->events[i].tokens = tokens;
-        tokens += events[i].token_count;
-    }
-    char *text = (char *)tokens;
+    if (count > 0)
+        memcpy(batch->events, events, count * sizeof *events);
+    char *sequences = (char *)(batch->events + count), *pointers = sequences + space.sequences,
+         *numbers = pointers + space.pointers, *texts = numbers + space.numbers;
     for (size_t i = 0; i < count; i++) {
         struct engine_event *event = &batch->events[i];
+        if (event->sequence_count > 0)
+            put_sequences(event, &sequences, &texts);
+        if (event->token_texts != NULL)
+            put_token_texts(event, &pointers, &texts);
+        event->tokens = (const int32_t *)(void *)put(&numbers, event->tokens,
+                                                     event->token_count * sizeof(int32_t));
+        if (event->vectors != NULL)
+            event->vectors = (const float *)(void *)put(
+                &numbers, event->vectors, event->vector_count * event->vector_size * sizeof(float));
         if (event->text != NULL) {
-            memcpy(text, events[i].text, event->text_len);
-            text[event->text_len] = '\0';
-            event->text = text;
-            text += event->text_len + 1;
+            event->text = put(&texts, event->text, event->text_len);
+            *texts++ = '\0';
         }
-        if (event->error_text != NULL) {
-            size_t len = strlen(events[i].error_text) + 1;
-            memcpy(text, events[i].error_text, len);
-            event->error_text = text;
-            text += len;
-        }
-        text = copy_results(event, text);
+        if (event->error_text != NULL)
+            event->error_text = put(&texts, event->error_text, strlen(event->error_text) + 1);
+        if (event->logprobs != NULL)
+            event->logprobs = put(&texts, event->logprobs, event->logprobs_len);
     }
     return batch;
 }
@@ -143,41 +172,22 @@ static void hand_over_end(struct model_thread *thread, uint64_t job, enum err er
     hand_over(thread, batch_new(&event, 1));
 }
 
-/* Where none is given, the seed comes from the prompt's id, so that a successor draws the same. */
-static int64_t seed_of(const struct prompt *prompt)
-{
-    char digits[16] = "";
-    if (prompt->params.seed >= 0)
-        return prompt->params.seed;
-    memcpy(digits, prompt->id, sizeof digits - 1);
-    return (int64_t)strtoull(digits, NULL, 16);
-}
-
 static enum err start(struct model_thread *thread, const struct command *command)
 {
-    const struct prompt *prompt = command->prompt;
-    struct engine_message *messages = calloc(prompt->message_count + 1, sizeof *messages);
-    if (messages == NULL)
-        return err_set(ERR_NOMEM, "out of memory");
-    for (size_t i = 0; i < prompt->message_count; i++)
-        messages[i] =
-            (struct engine_message){prompt->messages[i].role, prompt->messages[i].content};
-    struct engine_params_room room;
-    struct engine_request request = {
-        .messages = messages,
-        .message_count = prompt->message_count,
-        .resume_tokens = command->tokens,
-        .resume_token_count = command->token_count,
-        .resume_text = command->text,
-        .resume_pieces = command->pieces,
-        .user = (void *)(uintptr_t)command->job,
-        .truncate_left = prompt->params.truncate == 1,
-    };
-    enum err err = engine_params_of(&request.params, &room, &prompt->params);
-    request.params.seed = seed_of(prompt);
-    if (err == ERR_OK)
-        err = engine_start(thread->engine, &request);
-    free(messages);
+    struct ask ask;
+    enum err err = ask_init(&ask, command->prompt);
+    if (err == ERR_OK) {
+        struct engine_request *request = &ask.request;
+        request->user = (void *)(uintptr_t)command->job;
+        if (command->pieces > 0) {
+            request->resume_tokens = command->tokens;
+            request->resume_token_count = command->token_count;
+            request->resume_text = command->text;
+            request->resume_pieces = command->pieces;
+        }
+        err = engine_start(thread->engine, request);
+    }
+    ask_done(&ask);
     return err;
 }
 

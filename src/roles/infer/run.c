@@ -9,8 +9,10 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "roles/infer/ask.h"
 
-#define NO_ROOM_MS 5000 /* a reply that can't be stored for this long ends */
+#define NO_ROOM_MS   5000                /* a reply that can't be stored for this long ends */
+#define APPEND_BYTES ((size_t)256 << 10) /* of pieces in one message, before they are quoted */
 
 /* ---- the model ---- */
 
@@ -40,6 +42,13 @@ void job_fail(struct job *job, enum err err, const char *code, int status, const
     job->error_code = code;
     job->error_status = status;
     snprintf(job->error_text, sizeof job->error_text, "%s", text);
+}
+
+void job_too_long(struct job *job)
+{
+    job_fail(job, ERR_LIMIT, "reply_too_long", 500,
+             job->kept.logprobs.len > 0 ? "the reply with its logprobs grew beyond its bound"
+                                        : "the reply grew beyond its bound");
 }
 
 static void on_buried(void *arg, enum err err, uint64_t sequence)
@@ -132,6 +141,19 @@ static enum err keep_choices(struct job *job, const struct engine_event *event)
     return ERR_OK;
 }
 
+static enum err keep_result(struct job *job, const struct engine_event *event)
+{
+    json_t *result = NULL;
+    if (task_makes_text(job->prompt.task))
+        return ERR_OK;
+    enum err err = result_make(&result, job->prompt.task, event);
+    if (err != ERR_OK)
+        return err;
+    json_decref(job->result);
+    job->result = result;
+    return ERR_OK;
+}
+
 static void job_model_ended(struct job *job, const struct engine_event *event)
 {
     job->ended = true;
@@ -141,8 +163,13 @@ static void job_model_ended(struct job *job, const struct engine_event *event)
     job->cached_tokens = event->cached_tokens;
     job->truncated_tokens = event->truncated_tokens;
     job->timings = event->timings;
-    if (event->error == ERR_OK && event->sequence_count > 1 && keep_choices(job, event) != ERR_OK)
-        job_fail(job, ERR_NOMEM, "engine_error", 500, err_text());
+    enum err err = event->error;
+    if (err == ERR_OK && event->sequence_count > 1)
+        err = keep_choices(job, event);
+    if (err == ERR_OK)
+        err = keep_result(job, event);
+    if (err != ERR_OK && event->error == ERR_OK)
+        job_fail(job, err, "engine_error", 500, err_text());
     else if (event->error == ERR_LIMIT)
         job_fail(job, event->error, "context_length_exceeded", 400, event->error_text);
     else if (event->error == ERR_INVALID || event->error == ERR_UNSUPPORTED)
@@ -170,8 +197,10 @@ void job_event(struct infer *infer, uint64_t run, const struct engine_event *eve
         infer_kick(infer);
         return;
     }
-    infer->presence.reply_tokens_total += event->token_count; /* as they are made: people watch */
-    if (event->text != NULL) {
+    bool piece_of_text = task_makes_text(job->prompt.task);
+    if (piece_of_text)
+        infer->presence.reply_tokens_total += event->token_count; /* at once: people watch */
+    if (piece_of_text && event->text != NULL) {
         const struct piece piece = {
             .text = event->text,
             .text_len = event->text_len,
@@ -181,7 +210,7 @@ void job_event(struct infer *infer, uint64_t run, const struct engine_event *eve
             .logprobs_len = event->logprobs_len,
         };
         if (kept_add(&job->kept, &piece) != ERR_OK) {
-            job_fail(job, ERR_LIMIT, "reply_too_long", 500, "the reply grew beyond its bound");
+            job_too_long(job);
             job_stop_model(job);
         }
     }
@@ -211,8 +240,8 @@ void job_flush(struct job *job)
     size_t count = job->kept.count - job->stored;
     if (count == 0 && !job->ended)
         return;
-    if (count > PIECES_MAX)
-        count = PIECES_MAX;
+    if (count > 0)
+        count = kept_fitting(&job->kept, job->stored, PIECES_MAX, APPEND_BYTES);
     struct piece items[PIECES_MAX];
     kept_slice(&job->kept, job->stored, count, items);
     struct append *append = malloc(sizeof *append);
@@ -226,8 +255,15 @@ void job_flush(struct job *job)
     memcpy(pieces.nonce, job->claim.nonce, sizeof pieces.nonce);
     enum err err = tokens_append(job->infer->bus, job->prompt.gateway, job->id, job->fence, &pieces,
                                  on_appended, append);
-    if (err != ERR_OK) {
+    if (err != ERR_OK)
         free(append);
+    if (err == ERR_LIMIT) { /* one piece alone is more than a message holds */
+        job_stop_model(job);
+        job_too_long(job);
+        job_finish(job);
+        return;
+    }
+    if (err != ERR_OK) {
         job_broken(job);
         return;
     }

@@ -11,17 +11,17 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "api/chat.h"
+#include "api/request.h"
 
 #define HI "\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}]"
 
 /* Parses from memory without a byte to spare. */
-static enum err parse(struct chat_request *request, const char *body, size_t len,
+static enum err parse(struct api_request *request, const char *body, size_t len,
                       struct api_error *error)
 {
     char *copy = malloc(len > 0 ? len : 1);
     memcpy(copy, body, len);
-    enum err err = chat_request_parse(request, copy, len, error);
+    enum err err = chat_parse(request, copy, len, 1732375850, error);
     free(copy);
     return err;
 }
@@ -38,7 +38,7 @@ static void test_everything_given(void **state)
         "\"user\":\"ann\",\"n\":1,\"logprobs\":false,\"tools\":[],\"tool_choice\":\"none\","
         "\"response_format\":{\"type\":\"text\"},\"presence_penalty\":0,\"logit_bias\":{},"
         "\"modalities\":[\"text\"],\"something_new\":[1,{}]}";
-    struct chat_request request;
+    struct api_request request;
     struct api_error error;
     const struct prompt_params *params = &request.prompt.params;
 
@@ -59,16 +59,16 @@ static void test_everything_given(void **state)
     assert_true(params->seed == INT64_MAX);
     assert_int_equal(params->stop_count, 2);
     assert_string_equal(params->stop[1], "yy");
-    chat_request_done(&request);
-    chat_request_done(&request);
-    chat_request_done(NULL);
+    api_request_done(&request);
+    api_request_done(&request);
+    api_request_done(NULL);
 }
 
 static void test_least(void **state)
 {
     static const char body[] = "{\"model\":\"default\"," HI
                                ",\"max_tokens\":null,\"stop\":null,\"seed\":-1,\"user\":null}";
-    struct chat_request request;
+    struct api_request request;
     struct api_error error;
 
     assert_int_equal(parse(&request, body, sizeof body - 1, &error), ERR_OK);
@@ -79,7 +79,7 @@ static void test_least(void **state)
     assert_int_equal(request.prompt.params.min_tokens, -1);
     assert_true(isnan(request.prompt.params.temperature));
     assert_true(request.prompt.params.seed == -1);
-    chat_request_done(&request);
+    api_request_done(&request);
 }
 
 #define OUTER(fields) "{\"model\":\"m\"," HI "," fields "}"
@@ -124,7 +124,7 @@ static void test_refused(void **state)
         {MESSAGE("{\"role\":\"user\",\"content\":\"\\u0000\"}"), "messages"},
         {MESSAGE("{\"role\":\"user\",\"content\":\"\xff\"}"), "messages"},
         {MESSAGE("{\"role\":\"user\",\"content\":\"\\udc00\"}"), "messages"},
-        {MESSAGE("{\"role\":\"assistant\",\"content\":\"\",\"tool_calls\":[]}"),
+        {MESSAGE("{\"role\":\"assistant\",\"content\":\"\",\"tool_calls\":[{}]}"),
          "messages[0].tool_calls"},
         {OUTER("\"max_tokens\":0"), "max_tokens"},
         {OUTER("\"max_tokens\":-1"), "max_tokens"},
@@ -164,27 +164,36 @@ static void test_refused(void **state)
         {OUTER("\"stream\":true,\"stream_options\":[]"), "stream_options"},
         {OUTER("\"stream\":true,\"stream_options\":{\"include_usage\":1}"),
          "stream_options.include_usage"},
-        {OUTER("\"n\":2,\"stream\":true"), "n"},
+        {OUTER("\"n\":2,\"store\":true"), "n"},
+        {OUTER("\"num_return_sequences\":2,\"stream\":true"), "num_return_sequences"},
         {OUTER("\"n\":65"), "n"},
         {OUTER("\"n\":0"), "n"},
         {OUTER("\"n\":99999999999999999999"), "n"},
         {OUTER("\"n\":\"1\""), "n"},
-        {OUTER("\"logprobs\":true"), "logprobs"},
+        {OUTER("\"logprobs\":1"), "logprobs"},
         {OUTER("\"top_logprobs\":3"), "top_logprobs"},
+        {OUTER("\"top_logprobs\":3,\"logprobs\":false"), "top_logprobs"},
+        {OUTER("\"top_logprobs\":21,\"logprobs\":true"), "top_logprobs"},
         {OUTER("\"tools\":[{}]"), "tools"},
-        {OUTER("\"tool_choice\":\"auto\""), "tool_choice"},
+        {OUTER("\"tool_choice\":\"required\""), "tool_choice"},
         {OUTER("\"functions\":[{}]"), "functions"},
-        {OUTER("\"function_call\":\"auto\""), "function_call"},
+        {OUTER("\"function_call\":{\"name\":\"x\"}"), "function_call"},
         {OUTER("\"audio\":{\"voice\":\"x\"}"), "audio"},
         {OUTER("\"modalities\":[\"text\",\"audio\"]"), "modalities"},
-        {OUTER("\"frequency_penalty\":0.5"), "frequency_penalty"},
-        {OUTER("\"logit_bias\":{\"5\":1}"), "logit_bias"},
-        {OUTER("\"response_format\":{\"type\":\"json_object\"}"), "response_format"},
+        {OUTER("\"frequency_penalty\":2.5"), "frequency_penalty"},
+        {OUTER("\"presence_penalty\":-3"), "presence_penalty"},
+        {OUTER("\"repeat_penalty\":0"), "repeat_penalty"},
+        {OUTER("\"logit_bias\":[5]"), "logit_bias"},
+        {OUTER("\"logit_bias\":{\"a\":1}"), "logit_bias"},
+        {OUTER("\"logit_bias\":{\"-5\":1}"), "logit_bias"},
+        {OUTER("\"logit_bias\":{\"5\":101}"), "logit_bias.5"},
+        {OUTER("\"logit_bias\":{\"5\":\"1\"}"), "logit_bias.5"},
+        {OUTER("\"response_format\":{\"type\":\"yaml\"}"), "response_format.type"},
         {OUTER("\"response_format\":\"text\""), "response_format"},
         {OUTER("\"max_tokens\":1,\"max_tokens\":2"), "max_tokens"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        struct chat_request request = {.stream = true};
+        struct api_request request = {.stream = true};
         struct api_error error = {.status = 0};
         if (parse(&request, cases[i].body, strlen(cases[i].body), &error) != ERR_INVALID)
             fail_msg("taken: %s", cases[i].body);
@@ -200,7 +209,7 @@ static void test_refused(void **state)
 
 static void test_counts_are_bounded(void **state)
 {
-    struct chat_request request;
+    struct api_request request;
     struct api_error error;
     struct buf body;
 
@@ -216,7 +225,7 @@ static void test_counts_are_bounded(void **state)
         enum err err = parse(&request, body.data, body.len, &error);
         assert_int_equal(err, most > PROMPT_MAX_MESSAGES ? ERR_INVALID : ERR_OK);
         if (err == ERR_OK)
-            chat_request_done(&request);
+            api_request_done(&request);
         else
             assert_string_equal(error.param, "messages");
     }
@@ -248,12 +257,12 @@ static void test_broken_bodies(void **state)
             char any = (char)(unsigned char)(rand_r(&seed) & 0xff);
             changed[at] = rand_r(&seed) % 3 ? body[(size_t)rand_r(&seed) % size] : any;
         }
-        struct chat_request request;
+        struct api_request request;
         struct api_error error = {.status = 0};
         enum err err = parse(&request, changed, len, &error);
         if (err == ERR_OK) {
             assert_true(request.prompt.message_count > 0);
-            chat_request_done(&request);
+            api_request_done(&request);
         } else {
             struct buf out; /* whatever was wrong, saying so gives good JSON */
             json_t *value = NULL;

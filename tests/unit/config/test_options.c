@@ -69,6 +69,7 @@ static void defaults_are_the_documented_ones(void **state)
     assert_int_equal(s.max_wait_s, 3600);
     assert_int_equal(s.max_reply_s, 3600);
     assert_int_equal(s.keep_hours, 24);
+    assert_int_equal(s.keep_files_hours, 720);
     assert_int_equal(s.drain_timeout_s, 600);
     assert_int_equal(s.body_limit_kib, 1024);
     assert_int_equal(s.repeat, 7);
@@ -234,7 +235,7 @@ static void the_table_is_sound(void **state)
 {
     static const char *const verbs[] = {"up",     "ask",     "chat",      "load", "status",
                                         "doctor", "convert", "generate",  "node", "gateway",
-                                        "infer",  "respond", "telemetry", "top"};
+                                        "infer",  "respond", "telemetry", "top",  "key"};
     for (size_t i = 0; i < option_row_count; i++) {
         const struct option_row *row = &option_rows[i];
         char env[OPTION_ENV_SIZE];

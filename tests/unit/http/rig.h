@@ -5,7 +5,9 @@
  * /big answers with 8 MiB; /begin starts a stream and holds it; /count streams `query` pieces 1 ms
  * apart; /burst streams 100 pieces in one turn; /spill 4,000 of 1,000 bytes; /flood streams until
  * the reader is dropped;
- * /events sends three server-sent events; /orphan holds without an on_close.
+ * /events sends three server-sent events; /orphan holds without an on_close; /pour streams `query`
+ * blocks of 256 KiB, each when the one before has left; /extra answers with headers added before.
+ * Bodies: of /small at most 10 bytes, of /large 8 MiB, of all others what the limits say.
  */
 #ifndef TEST_HTTP_RIG_H
 #define TEST_HTTP_RIG_H
@@ -47,6 +49,8 @@ struct rig {
     sem_t command_done;
     atomic_int asked, whole, left; /* handler calls; on_close complete and not */
     struct http_exchange *orphan;
+    atomic_int poured; /* blocks of /pour */
+    size_t body_bytes;
     struct http_counts counts;
     unsigned exchanges;
 };
@@ -114,6 +118,22 @@ static inline void job_flood(void *arg)
     }
 }
 
+#define POUR_BYTES ((size_t)256 << 10)
+
+static inline void job_pour(void *arg)
+{
+    struct job *job = arg;
+    static char block[POUR_BYTES];
+    if (job->pieces-- == 0) {
+        http_stream_end(job->exchange);
+        return;
+    }
+    memset(block, 'a' + job->pieces % 26, sizeof block);
+    http_stream_write(job->exchange, block, sizeof block);
+    atomic_fetch_add(&job->rig->poured, 1);
+    http_on_drained(job->exchange, job_pour, job);
+}
+
 static inline void job_later(void *arg)
 {
     struct job *job = arg;
@@ -155,6 +175,9 @@ static inline void answer_stream(struct rig *rig, struct http_exchange *exchange
     } else if (strcmp(request->path, "/count") == 0) {
         job->pieces = atoi(request->query);
         job_start(job, job_count, 1);
+    } else if (strcmp(request->path, "/pour") == 0) {
+        job->pieces = atoi(request->query);
+        job_pour(job);
     } else if (strcmp(request->path, "/flood") == 0) {
         job_start(job, job_flood, 1);
     } else if (strcmp(request->path, "/spill") == 0) {
@@ -192,16 +215,37 @@ static inline void rig_handle(void *arg, struct http_exchange *exchange,
         free(big);
     } else if (strcmp(path, "/orphan") == 0) {
         rig->orphan = exchange;
+    } else if (strcmp(path, "/extra") == 0) {
+        char longer[HTTP_EXTRA_BYTES];
+        memset(longer, 'x', sizeof longer - 1);
+        longer[sizeof longer - 1] = '\0';
+        bool added = http_reply_header_add(exchange, "X-One", "1") &&
+                     http_reply_header_add(exchange, "X-Two", "two words") &&
+                     !http_reply_header_add(exchange, "X-Long", longer);
+        http_reply(exchange, added ? 200 : 500, NULL, 0, "text/plain", "x", 1);
     } else if (strcmp(path, "/busy") == 0) {
         const struct http_header retry = {"Retry-After", "2"};
         http_reply(exchange, 429, &retry, 1, "text/plain", "busy", 4);
     } else if (strcmp(path, "/begin") == 0 || strcmp(path, "/count") == 0 ||
                strcmp(path, "/burst") == 0 || strcmp(path, "/spill") == 0 ||
-               strcmp(path, "/flood") == 0 || strcmp(path, "/events") == 0) {
+               strcmp(path, "/flood") == 0 || strcmp(path, "/pour") == 0 ||
+               strcmp(path, "/events") == 0) {
         answer_stream(rig, exchange, request);
     } else {
         answer_echo(exchange, request);
     }
+}
+
+static inline size_t rig_body_limit(void *arg, const struct http_request *head)
+{
+    struct rig *rig = arg;
+    if (strcmp(head->path, "/small") == 0 && strcmp(head->method, "POST") == 0) {
+        return 10;
+    }
+    if (strcmp(head->path, "/large") == 0 && http_request_header(head, "host") != NULL) {
+        return (size_t)8 << 20;
+    }
+    return rig->body_bytes;
 }
 
 static inline void rig_wake(void *arg)
@@ -233,10 +277,14 @@ static inline void rig_do(struct rig *rig, void (*fn)(struct rig *rig))
 static inline void rig_start(struct rig *rig, const struct http_limits *limits)
 {
     struct http_config config = {.host = "127.0.0.1", .handler = rig_handle, .arg = rig};
-    *rig = (struct rig){0};
+    *rig = (struct rig){.body_bytes = (size_t)1 << 20};
     if (limits != NULL) {
         config.limits = *limits;
     }
+    if (config.limits.body_bytes != 0) {
+        rig->body_bytes = config.limits.body_bytes;
+    }
+    config.body_limit = rig_body_limit;
     sem_init(&rig->command_done, 0, 0);
     assert_int_equal(loop_new(&rig->loop), ERR_OK);
     assert_int_equal(loop_wake_new(&rig->wake, rig->loop, rig_wake, rig), ERR_OK);

@@ -81,6 +81,18 @@ static void test_resident_of_nobody(void **state)
     assert_int_equal(bytes, 7);
 }
 
+static void test_started(void **state)
+{
+    double own = -1, again = -1, first = -1;
+
+    assert_int_equal(host_started(0, &own), ERR_OK);
+    assert_int_equal(host_started(getpid(), &again), ERR_OK);
+    assert_int_equal(host_started(1, &first), ERR_OK);
+    assert_true(own == again && first >= 0 && own >= first);
+    assert_int_equal(host_started(0x3fffffff, &own), ERR_NOT_FOUND);
+    assert_true(own == again);
+}
+
 static void test_disk(void **state)
 {
     uint64_t bytes = 0;
@@ -97,6 +109,7 @@ int main(void)
         cmocka_unit_test(test_cpus_follow_affinity),
         cmocka_unit_test(test_resident_grows),
         cmocka_unit_test(test_resident_of_nobody),
+        cmocka_unit_test(test_started),
         cmocka_unit_test(test_disk),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

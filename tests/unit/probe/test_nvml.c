@@ -152,6 +152,39 @@ static void test_start_fails(void **state)
     assert_int_equal(calls_of("shutdown"), 0); /* it never ran */
 }
 
+/* What is not permitted or not there is not shown; what was there and does not say why it fails is
+ * down, as one that fell off the bus is to a library that was started after that. */
+static void test_known_gpu_fails(void **state)
+{
+    static const int codes[] = {10, 17, 28, 999};
+    struct nvml *nvml = opened(TWO_GPUS);
+    char lines[512];
+
+    for (size_t i = 0; i < 2 * sizeof codes / sizeof *codes; i++) {
+        read_until_well(nvml);
+        snprintf(lines, sizeof lines, "0 %s %d\n" TWO_GPUS, i % 2 ? "handle" : "uuid_code",
+                 codes[i / 2]);
+        say(lines);
+        assert_int_equal(nvml_read(nvml, readings, &count), ERR_OK);
+        assert_int_equal(count, 2);
+        assert_string_equal(readings[0].uuid, "GPU-0");
+        assert_false(readings[0].up);
+        assert_false(has(&readings[0], GPU_MEMORY_USED_BYTES));
+        assert_true(readings[1].up);
+        say(TWO_GPUS);
+    }
+    read_until_well(nvml);
+    say("0 handle 4\n1 handle 6\n" TWO_GPUS); /* taken from us */
+    assert_int_equal(nvml_read(nvml, readings, &count), ERR_OK);
+    assert_int_equal(count, 0);
+    say("0 handle 999\n1 uuid GPU-0\n" TWO_GPUS); /* it has another index now */
+    assert_int_equal(nvml_read(nvml, readings, &count), ERR_OK);
+    assert_int_equal(count, 1);
+    assert_true(readings[0].up);
+    assert_int_equal(readings[0].index, 1);
+    nvml_close(nvml);
+}
+
 /* Whatever a figure's function answers, the rest is still there. */
 static void test_missing_figures(void **state)
 {
@@ -238,7 +271,9 @@ static void test_driver_goes_and_comes_back(void **state)
         count = 77;
         do {
             assert_int_equal(nvml_read(nvml, readings, &count), ERR_UNAVAILABLE);
-            assert_int_equal(count, 77);
+            assert_int_equal(count, 77); /* and what was read before is still there */
+            assert_string_equal(readings[0].uuid, "GPU-0");
+            assert_string_equal(readings[1].uuid, "GPU-1");
             assert_true(clock_mono_ns() < deadline);
             nanosleep(&(struct timespec){.tv_nsec = 20 * NS_PER_MS}, NULL);
         } while (calls_of("init") == starts);
@@ -424,6 +459,7 @@ int main(void)
         NVML_TEST(test_figures),
         NVML_TEST(test_no_library),
         NVML_TEST(test_start_fails),
+        NVML_TEST(test_known_gpu_fails),
         NVML_TEST(test_missing_figures),
         NVML_TEST(test_gpus_without_permission_are_left_out),
         NVML_TEST(test_lost_gpu_comes_back),

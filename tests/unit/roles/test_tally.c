@@ -5,6 +5,7 @@
 #include <stdint.h>
 
 #include <cmocka.h>
+#include <malloc.h>
 #include <stdio.h>
 
 #include "base/clock.h"
@@ -24,7 +25,7 @@ static struct presence worker(const char *name, const char *boot, uint64_t serve
 
 static void hear(struct tally *tally, const struct presence *presence, int64_t second)
 {
-    assert_int_equal(tally_hear(tally, presence, second * NS_PER_S), ERR_OK);
+    assert_int_equal(tally_hear(tally, presence, false, second * NS_PER_S), ERR_OK);
 }
 
 static uint64_t served(const struct tally *tally)
@@ -93,6 +94,53 @@ static void test_silence(void **state)
     tally_done(&tally);
 }
 
+/* Started again, we count on from what the others have served, and not that once more. */
+static void test_older_workers(void **state)
+{
+    struct tally tally;
+    struct presence presence = worker("a", "1", 1000);
+
+    tally_init(&tally);
+    assert_false(tally_knows(&tally, &presence));
+    assert_int_equal(tally_hear(&tally, &presence, true, NS_PER_S), ERR_OK);
+    assert_true(tally_knows(&tally, &presence));
+    assert_int_equal(served(&tally), 0);
+    presence = worker("a", "1", 1004);
+    hear(&tally, &presence, 2);
+    assert_int_equal(served(&tally), 4);
+    presence = worker("a", "2", 3); /* its successor is younger than we are */
+    hear(&tally, &presence, 3);
+    assert_int_equal(served(&tally), 7);
+    tally_done(&tally);
+}
+
+/* A supervisor may say goodbye for a worker of which we heard nothing else: we began after it died.
+ */
+static void test_goodbye_of_a_stranger(void **state)
+{
+    struct tally tally;
+    struct presence presence;
+    char boot[17];
+
+    mallopt(M_PERTURB, 0x5a); /* memory that was used before */
+    tally_init(&tally);
+    for (int i = 0; i < 20; i++) {
+        snprintf(boot, sizeof boot, "%d", i);
+        presence = (struct presence){.role = "infer", .leaving = true};
+        snprintf(presence.name, sizeof presence.name, "a");
+        snprintf(presence.boot, sizeof presence.boot, "%s", boot);
+        hear(&tally, &presence, 1);
+    }
+    assert_int_equal(served(&tally), 0);
+    assert_int_equal(alive(&tally), 0);
+    presence = worker("a", "20", 4);
+    hear(&tally, &presence, 2);
+    assert_int_equal(served(&tally), 4);
+    assert_int_equal(alive(&tally), 1);
+    tally_done(&tally);
+    mallopt(M_PERTURB, 0);
+}
+
 static void test_many(void **state)
 {
     struct tally tally;
@@ -114,7 +162,7 @@ static void test_many(void **state)
         hear(&tally, &presence, 3 * TALLY_MAX);
     }
     presence = worker("one more", "x", 1);
-    assert_int_equal(tally_hear(&tally, &presence, 3 * TALLY_MAX * NS_PER_S), ERR_FULL);
+    assert_int_equal(tally_hear(&tally, &presence, false, 3 * TALLY_MAX * NS_PER_S), ERR_FULL);
     assert_int_equal(served(&tally), 3 * TALLY_MAX);
     tally_done(&tally);
 }
@@ -122,8 +170,8 @@ static void test_many(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_sums),
-        cmocka_unit_test(test_silence),
+        cmocka_unit_test(test_sums),          cmocka_unit_test(test_silence),
+        cmocka_unit_test(test_older_workers), cmocka_unit_test(test_goodbye_of_a_stranger),
         cmocka_unit_test(test_many),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -222,6 +223,48 @@ static void a_full_talk_loses_its_oldest_pair(void **state)
     free(talk);
 }
 
+static void key_file_write(const char *path, const char *text)
+{
+    FILE *file = fopen(path, "w");
+    assert_non_null(file);
+    fputs(text, file);
+    fclose(file);
+}
+
+static void the_key_comes_from_a_file_or_the_environment(void **state)
+{
+    char path[64] = "/tmp/wyvern-key-XXXXXX";
+    struct settings settings = {0};
+    struct api_key key;
+    close(mkstemp(path));
+    unsetenv("WYVERN_KEY");
+    assert_int_equal(api_key_read(&key, &settings), ERR_OK);
+    assert_null(api_key_bearer(&key));
+    setenv("WYVERN_KEY", "wv-env", 1);
+    assert_int_equal(api_key_read(&key, &settings), ERR_OK);
+    assert_string_equal(api_key_bearer(&key), "wv-env");
+    settings.key_file = path;
+    key_file_write(path, "wv-file\n# more\n");
+    assert_int_equal(api_key_read(&key, &settings), ERR_OK);
+    assert_string_equal(api_key_bearer(&key), "wv-file");
+    key_file_write(path, "");
+    assert_int_equal(api_key_read(&key, &settings), ERR_CONFIG);
+    key_file_write(path, "two words\n");
+    assert_int_equal(api_key_read(&key, &settings), ERR_CONFIG);
+    unlink(path);
+    assert_int_equal(api_key_read(&key, &settings), ERR_NOT_FOUND);
+    settings.key_file = NULL;
+    setenv("WYVERN_KEY", "wv-\r\nX-Other: 1", 1);
+    assert_int_equal(api_key_read(&key, &settings), ERR_CONFIG);
+    assert_null(strstr(err_text(), "Other")); /* a secret is not repeated */
+    char longer[API_KEY_MAX + 2];
+    memset(longer, 'a', sizeof longer - 1);
+    longer[sizeof longer - 1] = '\0';
+    setenv("WYVERN_KEY", longer, 1);
+    assert_int_equal(api_key_read(&key, &settings), ERR_CONFIG);
+    unsetenv("WYVERN_KEY");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -234,6 +277,7 @@ int main(void)
         cmocka_unit_test(addresses_join_with_one_slash),
         cmocka_unit_test(prompts_come_built_in_or_by_lines),
         cmocka_unit_test(a_full_talk_loses_its_oldest_pair),
+        cmocka_unit_test(the_key_comes_from_a_file_or_the_environment),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -185,6 +185,25 @@ static void assert_lines_fit(const char *text, size_t width)
     free(copy);
 }
 
+/* Narrower than the table is: the workers can still be told apart. */
+static void a_narrow_report_names_its_workers(void **state)
+{
+    struct report *report = report_of_five();
+    struct term_style style = {.width = 40, .utf8 = true};
+    struct buf out;
+    buf_init(&out, 65536);
+    snprintf(report->workers[0].id, sizeof report->workers[0].id, "infer-node1-0");
+    assert_int_equal(report_draw(report, &style, &out), ERR_OK);
+    const char *table = strstr(buf_text(&out), "worker"), *end = strstr(table, "Spread");
+    assert_non_null(strstr(table, "infer-node1-0"));
+    for (const char *line = table; line < end; line += strcspn(line, "\n") + 1)
+        assert_true(strcspn(line, "\n") <= 40);
+    table = strstr(end, "Utilisation");
+    assert_non_null(strstr(table, "infer-node1-0"));
+    buf_done(&out);
+    report_free(report);
+}
+
 static void drawings_fit_and_hold_no_escapes_without_colour(void **state)
 {
     struct report *report = report_of_five();
@@ -299,6 +318,7 @@ int main(void)
         cmocka_unit_test(percentiles_are_by_nearest_rank),
         cmocka_unit_test(outcomes_are_summed_by_worker),
         cmocka_unit_test(json_has_the_keys_that_scripts_rely_on),
+        cmocka_unit_test(a_narrow_report_names_its_workers),
         cmocka_unit_test(drawings_fit_and_hold_no_escapes_without_colour),
         cmocka_unit_test(utilisation_is_of_all_slots_and_all_the_time),
         cmocka_unit_test(labels_name_the_node_once),

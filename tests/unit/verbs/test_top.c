@@ -140,8 +140,10 @@ static void trails_forget_the_oldest(void **state)
     assert_near(top_trail_get(&trail, TOP_TRAIL - 1), 5);
     assert_true(isnan(top_trail_get(&trail, TOP_TRAIL)));
     top_trail_add(&trail, NAN);
-    assert_near(top_trail_mean(&trail, 3), TOP_TRAIL + 3.5);
+    assert_true(isnan(top_trail_mean(&trail, 3))); /* it is silent now */
     assert_near(top_trail_max(&trail, 3), TOP_TRAIL + 4);
+    top_trail_add(&trail, 1);
+    assert_near(top_trail_mean(&trail, 3), (TOP_TRAIL + 5) / 2.0);
 }
 
 static struct top_buckets buckets_of(double a, double b, double all)
@@ -448,6 +450,35 @@ static void frames_fit_every_terminal(void **state)
     }
 }
 
+/* A service that does not answer: what it said last is neither drawn nor told to programs. */
+static void what_is_old_is_not_told(void **state)
+{
+    struct top *top = NULL;
+    struct buf out;
+    struct top_screen screen = {.style = {.width = 120, .utf8 = true}, .height = 24};
+    buf_init(&out, (size_t)4 << 20);
+    assert_int_equal(top_new(&top, "http://x"), ERR_OK);
+    status_give(top, 1, status_of(1, 2, "", 100));
+    for (int old = 0; old < 2; old++) {
+        double now = old ? 2 + TOP_STALE_S : 1;
+        buf_clear(&out);
+        assert_int_equal(top_write_json(top, now, 1e9, &out), ERR_OK);
+        json_t *root = json_loads(buf_text(&out), 0, NULL);
+        json_t *worker = json_array_get(
+            json_object_get(json_array_get(json_object_get(root, "nodes"), 0), "workers"), 0);
+        assert_true(json_is_null(json_object_get(root, "workers_ready")) == (old == 1));
+        assert_true(json_is_null(json_object_get(worker, "state")) == (old == 1));
+        assert_true(json_is_null(json_object_get(worker, "active")) == (old == 1));
+        json_decref(root);
+        buf_clear(&out);
+        assert_int_equal(top_draw_screen(top, &screen, now, "12:34:56", &out), ERR_OK);
+        assert_true((strstr(buf_text(&out), " 6 of 8 slots busy") == NULL) == (old == 1));
+        assert_true((strstr(buf_text(&out), "– of 8 slots busy") != NULL) == (old == 1));
+    }
+    buf_done(&out);
+    top_free(top);
+}
+
 /* 100 workers and more on 40 nodes in 24 lines: all can be reached, the foot says where we are. */
 static void a_long_list_scrolls(void **state)
 {
@@ -530,6 +561,7 @@ int main(void)
         cmocka_unit_test(fields_leave_out_the_least_important),
         cmocka_unit_test(figures_are_short_and_unknown_ones_are_dashes),
         cmocka_unit_test(frames_fit_every_terminal),
+        cmocka_unit_test(what_is_old_is_not_told),
         cmocka_unit_test(a_long_list_scrolls),
         cmocka_unit_test(keys_are_told_apart),
     };

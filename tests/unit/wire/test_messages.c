@@ -17,11 +17,13 @@
 #include "wire/prompt.h"
 #include "wire/reply.h"
 
-#define ID      "0123456789abcdef0123456789abcdef"
-#define GW      "fedcba9876543210"
-#define LIMIT   (1 << 20)
-#define TRACE   "4bf92f3577b34da6a3ce929d0e0e4736"
-#define PARENT  "00-" TRACE "-00f067aa0ba902b7-01"
+#define ID     "0123456789abcdef0123456789abcdef"
+#define GW     "fedcba9876543210"
+#define LIMIT  (1 << 20)
+#define TRACE  "4bf92f3577b34da6a3ce929d0e0e4736"
+#define PARENT "00-" TRACE "-00f067aa0ba902b7-01"
+#define LOGPROBS                                                                                   \
+    "[{\"token\":\"\\\"\\n\xc3\xa9\",\"logprob\":-0.5,\"bytes\":[34],\"top_logprobs\":[]},{}]"
 #define AWKWARD "\"q\" \\ \n\t\x01 \xc3\xa9 \xf0\x9f\x98\x80 </s>"
 
 static void make_prompt(struct buf *buf)
@@ -43,7 +45,15 @@ static void make_prompt(struct buf *buf)
     prompt.params.seed = INT64_MAX;
     prompt.params.stop[0] = "\n\n";
     prompt.params.stop_count = 1;
+    prompt.params.logprobs = 5;
+    prompt.params.frequency_penalty = 0.25;
+    prompt.params.grammar = "root ::= \"a\"";
+    json_t *bias = json_pack("{s:f}", "17", -100.0), *request = json_pack("{s:[s]}", "a", AWKWARD);
+    prompt.params.logit_bias = bias;
+    prompt.request = request;
     assert_int_equal(prompt_encode(&prompt, buf), ERR_OK);
+    json_decref(bias);
+    json_decref(request);
 }
 
 static void test_prompt(void **state)
@@ -154,8 +164,14 @@ static void test_claim(void **state)
 static void make_pieces(struct buf *buf, bool done)
 {
     int32_t tokens[] = {0, 49151, INT32_MAX, -1};
-    struct piece items[] = {
-        {"Hello", 5, tokens, 2}, {AWKWARD, strlen(AWKWARD), tokens + 2, 2}, {NULL, 0, NULL, 0}};
+    struct piece items[] = {{.text = "Hello", .text_len = 5, .tokens = tokens, .token_count = 2},
+                            {.text = AWKWARD,
+                             .text_len = strlen(AWKWARD),
+                             .tokens = tokens + 2,
+                             .token_count = 2,
+                             .logprobs = LOGPROBS,
+                             .logprobs_len = strlen(LOGPROBS)},
+                            {.text = NULL}};
     struct pieces pieces = {.nonce = GW, .first = 7, .items = items, .count = 3, .done = done};
     assert_int_equal(pieces_encode(&pieces, buf), ERR_OK);
 }
@@ -179,7 +195,11 @@ static void test_pieces(void **state)
     assert_string_equal(pieces.items[1].text, AWKWARD);
     assert_int_equal(pieces.items[1].tokens[0], INT32_MAX);
     assert_int_equal(pieces.items[1].tokens[1], -1);
+    assert_null(pieces.items[0].logprobs);
+    assert_int_equal(pieces.items[1].logprobs_len, strlen(LOGPROBS));
+    assert_string_equal(pieces.items[1].logprobs, LOGPROBS);
     assert_string_equal(pieces.items[2].text, "");
+    assert_null(pieces.items[2].logprobs);
     assert_int_equal(pieces.items[2].token_count, 0);
     pieces_done(&pieces);
     pieces_done(&pieces);
@@ -241,6 +261,14 @@ static void test_pieces_escapes_and_faults(void **state)
         PIECES_HEAD "0,\"pieces\":[[\"\xff\",[]]],\"done\":true}",
         PIECES_HEAD "0,\"pieces\":[[\"\n\",[]]],\"done\":true}",
         PIECES_HEAD "0,\"pieces\":[[\"\\q\",[]]],\"done\":true}",
+        PIECES_HEAD "0,\"pieces\":[[\"a\",[],]],\"done\":true}",
+        PIECES_HEAD "0,\"pieces\":[[\"a\",[],[]]],\"done\":true}",
+        PIECES_HEAD "0,\"pieces\":[[\"a\",[],null]],\"done\":true}",
+        PIECES_HEAD "0,\"pieces\":[[\"a\",[],\"[]\",\"[]\"]],\"done\":true}",
+        PIECES_HEAD "0,\"pieces\":[[\"a\",[],\"\\u0000\"]],\"done\":true}",
+        PIECES_HEAD "0,\"pieces\":[[\"a\",[],\"\xff\"]],\"done\":true}",
+        PIECES_HEAD "0,\"pieces\":[[\"a\",\"[]\"]],\"done\":true}",
+        PIECES_HEAD "0,\"pieces\":[[\"a\"]],\"done\":true}",
     };
     pieces.count = 99;
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
@@ -276,6 +304,7 @@ static void test_pieces_limit(void **state)
 
 static void make_reply(struct buf *buf)
 {
+    json_t *request = json_pack("{s:[s]}", "a", AWKWARD), *cuts = json_pack("[i,i]", 5, 7);
     struct reply reply = {.id = ID,
                           .gateway = GW,
                           .prompter = "ann",
@@ -302,9 +331,17 @@ static void make_reply(struct buf *buf)
                           .prompt_ms = 0.1,
                           .decode_ms = 12,
                           .detached = true,
+                          .owner = GW,
+                          .request = request,
+                          .messages = request,
+                          .cuts = cuts,
+                          .logprobs = request,
+                          .result = request,
                           .trace_id = TRACE,
                           .answer_to = "_INBOX_infer.x"};
     assert_int_equal(reply_encode(&reply, buf), ERR_OK);
+    json_decref(request);
+    json_decref(cuts);
 }
 
 static void test_reply(void **state)
@@ -372,6 +409,7 @@ static void make_presence(struct buf *buf)
                                 .leaving = true,
                                 .device = "cpu:0",
                                 .model = "m",
+                                .arch = "blenderbot",
                                 .state = "ready",
                                 .slots = 4,
                                 .active = 3,
@@ -397,6 +435,7 @@ static void test_presence(void **state)
     assert_int_equal(presence_decode(&presence, buf.data, buf.len), ERR_OK);
     assert_string_equal(presence.role, "infer");
     assert_string_equal(presence.boot, "0123456789abcdef");
+    assert_string_equal(presence.arch, "blenderbot");
     assert_int_equal(presence.pid, 4711);
     assert_true(presence.leaving);
     assert_string_equal(presence.state, "ready");
@@ -423,6 +462,7 @@ static void test_presence(void **state)
     const char *older = "{\"v\":1,\"role\":\"infer\",\"name\":\"w\"}";
     assert_int_equal(presence_decode(&presence, older, strlen(older)), ERR_OK);
     assert_false(presence.work.known);
+    assert_string_equal(presence.arch, "");
     const char *nameless = "{\"v\":1,\"role\":\"infer\"}", *newer = "{\"v\":9}";
     assert_int_equal(presence_decode(&presence, nameless, strlen(nameless)), ERR_INVALID);
     assert_int_equal(presence_decode(&presence, newer, strlen(newer)), ERR_UNSUPPORTED);

@@ -1,0 +1,567 @@
+/*
+ * A visit finds its reply (find.h), sees that it belongs to who asks, and then
+ *
+ *   GET      writes the record, or its state; as a stream, follows it (session.h) from any event on
+ *   cancel   ends what is on its way as any cancellation, then writes the record
+ *   DELETE   the same, and puts the record again without all but ids and usage
+ *   items    what was said to it
+ *
+ * What is another's does not exist: 404.
+ */
+#include "roles/gateway/stored.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "api/render.h"
+#include "base/log.h"
+#include "bus/replies.h"
+#include "bus/tokens.h"
+#include "roles/gateway/find.h"
+#include "roles/gateway/session.h"
+#include "wire/json.h"
+
+#define WHOLE_BYTES ((size_t)64 << 20)
+#define TRIES_MAX   4 /* a record that changes under our hands is looked at again */
+#define ITEMS_LIMIT 100
+
+enum visit_verb { VERB_GET, VERB_CANCEL, VERB_DELETE, VERB_ITEMS };
+
+struct visit {
+    struct gateway *gateway;
+    struct http_exchange *exchange; /* NULL once the reader left */
+    enum visit_verb verb;
+    enum api_kind kind;
+    char id[ID_SIZE];
+    char owner[OWNER_LEN + 1];
+    struct trace trace;
+    bool stream;
+    int64_t after;
+    unsigned tries;
+    bool cancelled; /* by us */
+    bool answered;  /* freed when the exchange closes */
+    /* of what is on its way, while it is asked whether anybody works on it */
+    json_t *request;
+    double created;
+    /* of the items */
+    int limit;
+    bool ascending;
+    char from[96];
+};
+
+static void visit_free(struct visit *visit)
+{
+    json_decref(visit->request);
+    free(visit);
+}
+
+static void on_left(void *arg, bool complete)
+{
+    struct visit *visit = arg;
+    (void)complete;
+    visit->exchange = NULL;
+    if (visit->answered)
+        visit_free(visit);
+}
+
+/* It is over: answered, or nobody is there to be. */
+static void visit_end(struct visit *visit)
+{
+    visit->answered = true;
+    if (visit->exchange == NULL)
+        visit_free(visit);
+}
+
+static void visit_fail(struct visit *visit, int status, const char *code, const char *param,
+                       const char *text)
+{
+    struct api_error error;
+    api_error_set(&error, status, code, param, "%s", text);
+    if (visit->exchange != NULL)
+        gateway_reply_error(visit->exchange, &error, visit->id, &visit->trace);
+    visit_end(visit);
+}
+
+static void not_found(struct visit *visit)
+{
+    visit_fail(visit, 404, "not_found", NULL,
+               "there is no such reply; what was not stored, was deleted, or is older than the "
+               "service keeps replies is gone");
+}
+
+static void unavailable(struct visit *visit)
+{
+    visit_fail(visit, 503, "unavailable", NULL, "the broker can't be asked; try again in a moment");
+}
+
+static void visit_answer(struct visit *visit, enum err err, const struct buf *json)
+{
+    struct http_header headers[GATEWAY_REPLY_HEADERS];
+    char parent[TRACE_PARENT_SIZE];
+    size_t count = gateway_reply_headers(headers, parent, visit->id, &visit->trace);
+    if (err != ERR_OK) {
+        visit_fail(visit, 500, "server_error", NULL, "the reply can't be written");
+        return;
+    }
+    if (visit->exchange != NULL)
+        http_reply(visit->exchange, 200, headers, count, "application/json", buf_text(json),
+                   json->len);
+    visit_end(visit);
+}
+
+/* ---- writing ---- */
+
+static struct render render_of(const struct visit *visit, const json_t *request, double created)
+{
+    struct render render = {
+        .kind = visit->kind,
+        .model = visit->gateway->join.model,
+        .created = json_number(request, "created", created),
+        .request = request,
+    };
+    render_id(render.id, visit->kind, visit->id);
+    return render;
+}
+
+static void write_record(struct visit *visit, const struct reply *record)
+{
+    const struct api_request shape = {.kind = visit->kind, .n = 1};
+    struct render render = render_of(visit, record->request, record->accepted_at);
+    struct api_error error;
+    struct buf json;
+    buf_init(&json, WHOLE_BYTES);
+    if (visit->kind != API_RESPONSE && record->status != REPLY_COMPLETED) {
+        api_error_of_reply(record, visit->kind, &error);
+        visit_fail(visit, error.status, error.code, error.param, error.message);
+    } else if (visit->kind == API_RESPONSE) {
+        visit_answer(visit, render_response(&render, record, false, &json), &json);
+    } else {
+        render.logprobs = record->logprobs != NULL;
+        visit_answer(visit, render_whole(&render, &record, 1, &shape, &json), &json);
+    }
+    buf_done(&json);
+}
+
+static void write_deleted(struct visit *visit)
+{
+    char id[64];
+    struct buf json;
+    struct json_out out;
+    render_id(id, visit->kind, visit->id);
+    buf_init(&json, 1024);
+    json_out_begin(&out, &json);
+    json_out_object(&out, NULL);
+    json_out_text(&out, "id", id);
+    json_out_text(&out, "object",
+                  visit->kind == API_RESPONSE ? "response" : "chat.completion.deleted");
+    json_out_flag(&out, "deleted", true);
+    json_out_object_end(&out);
+    visit_answer(visit, json_out_end(&out), &json);
+    buf_done(&json);
+}
+
+static void write_item(struct json_out *out, const char *id, const json_t *message)
+{
+    const char *role = json_text(message, "role", "user");
+    bool said = strcmp(role, "assistant") == 0;
+    json_out_object(out, NULL);
+    json_out_text(out, "id", id);
+    json_out_text(out, "type", "message");
+    json_out_text(out, "status", "completed");
+    json_out_text(out, "role", role);
+    json_out_array(out, "content");
+    json_out_object(out, NULL);
+    json_out_text(out, "type", said ? "output_text" : "input_text");
+    json_out_text(out, "text", json_text(message, "content", ""));
+    if (said) {
+        json_out_array(out, "annotations");
+        json_out_array_end(out);
+    }
+    json_out_object_end(out);
+    json_out_array_end(out);
+    json_out_object_end(out);
+}
+
+static void item_id(char out[64], const struct visit *visit, size_t index)
+{
+    snprintf(out, 64, "msg_%s_%zu", visit->id, index);
+}
+
+/* What was said to it, without its instructions; the newest first unless asked otherwise. */
+static void write_items(struct visit *visit, const json_t *request, const json_t *messages)
+{
+    char id[64], first[64] = "", last[64] = "";
+    size_t count = json_array_size(messages);
+    size_t skip = json_is_string(json_object_get(request, "instructions")) ? 1 : 0, written = 0;
+    bool seen = visit->from[0] == '\0', more = false;
+    struct buf json;
+    struct json_out out;
+    buf_init(&json, WHOLE_BYTES);
+    json_out_begin(&out, &json);
+    json_out_object(&out, NULL);
+    json_out_text(&out, "object", "list");
+    json_out_array(&out, "data");
+    for (size_t i = skip; i < count; i++) {
+        size_t index = visit->ascending ? i : count - 1 - (i - skip);
+        item_id(id, visit, index);
+        if (!seen) {
+            seen = strcmp(id, visit->from) == 0;
+            continue;
+        }
+        more = written == (size_t)visit->limit;
+        if (more)
+            break;
+        write_item(&out, id, json_array_get(messages, index));
+        snprintf(written == 0 ? first : last, sizeof first, "%s", id);
+        written++;
+    }
+    json_out_array_end(&out);
+    json_out_text(&out, "first_id", written > 0 ? first : NULL);
+    json_out_text(&out, "last_id", written > 1 ? last : written > 0 ? first : NULL);
+    json_out_flag(&out, "has_more", more);
+    json_out_object_end(&out);
+    visit_answer(visit, json_out_end(&out), &json);
+    buf_done(&json);
+}
+
+/* ---- streams ---- */
+
+/* The visit's exchange goes to an outlet, and the visit ends. */
+static struct outlet *visit_outlet(struct visit *visit)
+{
+    const struct api_request shape = {.kind = visit->kind, .n = 1};
+    const struct outlet_spec spec = {
+        .exchange = visit->exchange,
+        .count = 1,
+        .stream = true,
+        .after = visit->after,
+        .trace = &visit->trace,
+        .request_id = visit->id,
+        .request = &shape,
+    };
+    struct outlet *outlet = NULL;
+    if (visit->exchange == NULL) {
+        visit_end(visit);
+        return NULL;
+    }
+    if (outlet_new(&outlet, &spec) != ERR_OK) {
+        unavailable(visit);
+        return NULL;
+    }
+    outlet_hold(outlet);
+    return outlet;
+}
+
+static void closed_already(struct delivery *delivery, bool complete)
+{
+    (void)delivery;
+    (void)complete;
+}
+
+static void stream_record(struct visit *visit, const struct reply *record)
+{
+    struct delivery delivery = {.closed = closed_already};
+    struct outlet *outlet = visit_outlet(visit);
+    if (outlet == NULL)
+        return;
+    delivery.render = render_of(visit, record->request, record->accepted_at);
+    outlet_join(outlet, &delivery, 0);
+    delivery_open(&delivery);
+    delivery_finish(&delivery, record);
+    outlet_leave(&delivery);
+    outlet_release(outlet);
+    visit_free(visit);
+}
+
+static void stream_running(struct visit *visit, const struct prompt *prompt, double accepted_at)
+{
+    struct outlet *outlet = visit_outlet(visit);
+    if (outlet == NULL)
+        return;
+    if (session_attach(visit->gateway, prompt, json_number(prompt->request, "created", accepted_at),
+                       visit->kind, outlet, 0) != ERR_OK)
+        outlet_fail(outlet, 503, "unavailable", "out of memory; try again");
+    outlet_release(outlet);
+    visit_free(visit);
+}
+
+/* ---- what is on its way ---- */
+
+static void on_claim(void *arg, enum err err, uint64_t sequence, const struct claim *claim)
+{
+    struct visit *visit = arg;
+    struct render render = render_of(visit, visit->request, visit->created);
+    struct buf json;
+    (void)sequence;
+    if (err != ERR_OK && err != ERR_NOT_FOUND) {
+        unavailable(visit);
+        return;
+    }
+    buf_init(&json, WHOLE_BYTES);
+    visit_answer(visit, render_response(&render, NULL, claim != NULL, &json), &json);
+    buf_done(&json);
+}
+
+/* Does somebody work on it? */
+static void write_running(struct visit *visit, const struct prompt *prompt, double accepted_at)
+{
+    if (visit->kind != API_RESPONSE) {
+        visit_fail(visit, 404, "not_found", NULL, "this reply is not whole yet");
+        return;
+    }
+    visit->request = json_deep_copy(prompt->request);
+    visit->created = accepted_at;
+    if (tokens_last_claim(visit->gateway->bus, prompt->gateway, visit->id, on_claim, visit) !=
+        ERR_OK)
+        unavailable(visit);
+}
+
+static void visit_begin(struct visit *visit);
+
+static void on_cancelled(void *arg, enum err err, uint64_t sequence)
+{
+    struct visit *visit = arg;
+    (void)sequence;
+    if (err != ERR_OK)
+        unavailable(visit);
+    else
+        visit_begin(visit); /* its record stands now, whoever made it */
+}
+
+static void cancel(struct visit *visit, const struct prompt *prompt, double accepted_at)
+{
+    char trace_id[ID_SIZE];
+    trace_id_of(trace_id, prompt->traceparent);
+    const struct cancel_spec spec = {
+        .id = prompt->id,
+        .gateway = prompt->gateway,
+        .prompter = prompt->prompter,
+        .model = prompt->model,
+        .owner = prompt->owner,
+        .request = prompt->request,
+        .messages = json_object_get(prompt->root, "messages"),
+        .reason = "cancelled",
+        .tombstone = true,
+        .detached = prompt->detached,
+        .accepted_at = accepted_at,
+        .trace_id = trace_id,
+    };
+    visit->cancelled = true;
+    log_info("reply.cancelled prompt=%s trace_id=%s", prompt->id, trace_id);
+    if (endings_cancel(visit->gateway->endings, &spec, on_cancelled, visit) != ERR_OK)
+        unavailable(visit);
+}
+
+static void on_deleted(void *arg, enum err err, uint64_t sequence)
+{
+    struct visit *visit = arg;
+    (void)sequence;
+    if (err == ERR_OK)
+        write_deleted(visit);
+    else if (err == ERR_EXISTS)
+        visit_begin(visit); /* it changed under our hands */
+    else
+        unavailable(visit);
+}
+
+/* ---- finding it ---- */
+
+static bool is_theirs(const struct visit *visit, const char *owner, const json_t *request)
+{
+    const char *api = json_text(request, "api", "");
+    return strcmp(owner, visit->owner) == 0 &&
+           strcmp(api, visit->kind == API_RESPONSE ? "response" : "chat") == 0;
+}
+
+static void with_record(struct visit *visit, const struct found *found)
+{
+    const struct reply *record = found->record;
+    if (record->deleted || record->text == NULL ||
+        !is_theirs(visit, record->owner, record->request)) {
+        not_found(visit);
+        return;
+    }
+    switch (visit->verb) {
+    case VERB_GET:
+        if (visit->stream)
+            stream_record(visit, record);
+        else
+            write_record(visit, record);
+        break;
+    case VERB_CANCEL:
+        write_record(visit, record);
+        break;
+    case VERB_DELETE:
+        if (replies_delete(visit->gateway->bus, record, found->sequence, on_deleted, visit) !=
+            ERR_OK)
+            unavailable(visit);
+        break;
+    case VERB_ITEMS:
+        write_items(visit, record->request, record->messages);
+        break;
+    }
+}
+
+static void with_prompt(struct visit *visit, const struct prompt *prompt, double accepted_at)
+{
+    if (!is_theirs(visit, prompt->owner, prompt->request)) {
+        not_found(visit);
+        return;
+    }
+    switch (visit->verb) {
+    case VERB_GET:
+        if (visit->stream)
+            stream_running(visit, prompt, accepted_at);
+        else
+            write_running(visit, prompt, accepted_at);
+        break;
+    case VERB_CANCEL:
+    case VERB_DELETE:
+        cancel(visit, prompt, accepted_at);
+        break;
+    case VERB_ITEMS:
+        write_items(visit, prompt->request, json_object_get(prompt->root, "messages"));
+        break;
+    }
+}
+
+static void on_found(void *arg, enum err err, const struct found *found)
+{
+    struct visit *visit = arg;
+    if (err != ERR_OK)
+        unavailable(visit);
+    else if (found->record != NULL)
+        with_record(visit, found);
+    else if (found->prompt != NULL)
+        with_prompt(visit, found->prompt, found->accepted_at);
+    else
+        not_found(visit);
+}
+
+static void visit_begin(struct visit *visit)
+{
+    if (++visit->tries > TRIES_MAX ||
+        find_reply(visit->gateway->bus, visit->id, on_found, visit) != ERR_OK)
+        unavailable(visit);
+}
+
+/* ---- requests ---- */
+
+static struct visit *visit_new(struct gateway *gateway, struct http_exchange *exchange,
+                               const struct http_request *request, const struct key *caller,
+                               enum api_kind kind, enum visit_verb verb)
+{
+    static const char *const suffixes[] = {[VERB_GET] = "",
+                                           [VERB_CANCEL] = "/cancel",
+                                           [VERB_DELETE] = "",
+                                           [VERB_ITEMS] = "/input_items"};
+    const char *prefix = kind == API_RESPONSE ? "/v1/responses/" : "/v1/chat/completions/";
+    char id[128];
+    struct visit *visit = calloc(1, sizeof *visit);
+    if (visit == NULL) {
+        struct api_error error;
+        api_error_set(&error, 503, "unavailable", NULL, "out of memory; try again");
+        gateway_reply_error(exchange, &error, NULL, NULL);
+        return NULL;
+    }
+    *visit = (struct visit){.gateway = gateway,
+                            .exchange = exchange,
+                            .verb = verb,
+                            .kind = kind,
+                            .after = -1,
+                            .limit = 20};
+    snprintf(visit->owner, sizeof visit->owner, "%s", caller->id);
+    gateway_trace(&visit->trace, request);
+    http_on_close(exchange, on_left, visit);
+    if (!gateway_path_id(request, prefix, suffixes[verb], id, sizeof id) ||
+        !render_prompt_id(visit->id, kind, id)) {
+        not_found(visit);
+        return NULL;
+    }
+    return visit;
+}
+
+/* A whole number in the query; false: it is there and is none in the range. */
+static bool query_number(const struct http_request *request, const char *name, int64_t min,
+                         int64_t max, int64_t *out)
+{
+    char text[32], *end;
+    if (!gateway_query(request, name, text, sizeof text))
+        return strstr(request->query, name) == NULL;
+    errno = 0;
+    long long value = strtoll(text, &end, 10);
+    if (text[0] == '\0' || *end != '\0' || errno != 0 || value < min || value > max)
+        return false;
+    *out = value;
+    return true;
+}
+
+void stored_response_get(struct gateway *gateway, struct http_exchange *exchange,
+                         const struct http_request *request, const struct key *caller)
+{
+    char stream[8];
+    struct visit *visit = visit_new(gateway, exchange, request, caller, API_RESPONSE, VERB_GET);
+    if (visit == NULL)
+        return;
+    visit->stream = gateway_query(request, "stream", stream, sizeof stream) &&
+                    (strcmp(stream, "true") == 0 || strcmp(stream, "1") == 0);
+    if (!query_number(request, "starting_after", -1, INT64_MAX, &visit->after)) {
+        visit_fail(visit, 400, "invalid_value", "starting_after",
+                   "'starting_after' is the sequence number of an event.");
+        return;
+    }
+    visit_begin(visit);
+}
+
+void stored_response_cancel(struct gateway *gateway, struct http_exchange *exchange,
+                            const struct http_request *request, const struct key *caller)
+{
+    struct visit *visit = visit_new(gateway, exchange, request, caller, API_RESPONSE, VERB_CANCEL);
+    if (visit != NULL)
+        visit_begin(visit);
+}
+
+void stored_response_delete(struct gateway *gateway, struct http_exchange *exchange,
+                            const struct http_request *request, const struct key *caller)
+{
+    struct visit *visit = visit_new(gateway, exchange, request, caller, API_RESPONSE, VERB_DELETE);
+    if (visit != NULL)
+        visit_begin(visit);
+}
+
+void stored_response_items(struct gateway *gateway, struct http_exchange *exchange,
+                           const struct http_request *request, const struct key *caller)
+{
+    char order[8];
+    int64_t limit = 20;
+    struct visit *visit = visit_new(gateway, exchange, request, caller, API_RESPONSE, VERB_ITEMS);
+    if (visit == NULL)
+        return;
+    visit->ascending =
+        gateway_query(request, "order", order, sizeof order) && strcmp(order, "asc") == 0;
+    (void)gateway_query(request, "after", visit->from, sizeof visit->from);
+    if (!query_number(request, "limit", 1, ITEMS_LIMIT, &limit)) {
+        visit_fail(visit, 400, "invalid_value", "limit", "'limit' is a number from 1 to 100.");
+        return;
+    }
+    visit->limit = (int)limit;
+    visit_begin(visit);
+}
+
+void stored_chat_get(struct gateway *gateway, struct http_exchange *exchange,
+                     const struct http_request *request, const struct key *caller)
+{
+    struct visit *visit = visit_new(gateway, exchange, request, caller, API_CHAT, VERB_GET);
+    if (visit != NULL)
+        visit_begin(visit);
+}
+
+void stored_chat_delete(struct gateway *gateway, struct http_exchange *exchange,
+                        const struct http_request *request, const struct key *caller)
+{
+    struct visit *visit = visit_new(gateway, exchange, request, caller, API_CHAT, VERB_DELETE);
+    if (visit != NULL)
+        visit_begin(visit);
+}

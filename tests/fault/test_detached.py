@@ -1,0 +1,233 @@
+"""Detached prompts: they go on without their gateway, and their record answers for them.
+
+The prompts are put on the queue by hand, as a gateway does it, so that what the workers owe shows
+without one.  The fake engine numbers its pieces: TAG.0 TAG.1 …
+"""
+
+import json
+import os
+import secrets
+import signal
+import time
+
+from harness import fake_text, process_start, wait_for
+
+OWNER = "00112233445566ff"
+REQUEST = {"kind": "responses", "metadata": {"a": "b \u00e9"}, "deep": [[[1, None, True]]]}
+
+
+def kill(pid):
+    start = process_start(pid)
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: process_start(pid) != start, "the death", 5)
+
+
+def model_of(service):
+    return service.service_ini()["model"]["name"]
+
+
+def messages_of(content):
+    return [{"role": "system", "content": "be \"brief\""}, {"role": "user", "content": content}]
+
+
+def put(service, broker, content, **fields):
+    fields = {"detached": True, "owner": OWNER, "request": REQUEST,
+              "messages": messages_of(content), **fields}
+    return broker.put_prompt(model_of(service), **fields)
+
+
+def gateway_of(service, index=0):
+    return next(g for g in service.status()["gateways"]
+                if g["url"].endswith(f":{service.port + index}"))
+
+
+def texts(broker, prompt):
+    """The pieces stored so far."""
+    return [piece[0] for message in broker.stored("TOKENS", f"tok.*.{prompt}.p")
+            for piece in message.json()["pieces"]]
+
+
+def check_answers(record, content, detached=True):
+    """The record says whose it is, what was asked, and how its text was cut into pieces."""
+    assert record["owner"] == OWNER
+    assert record["detached"] is detached
+    if not detached:
+        assert not record.keys() & {"request", "messages", "cuts"}
+        return
+    assert record["request"] == REQUEST
+    assert record["messages"] == messages_of(content)
+    assert len(record["cuts"]) == record["pieces"]
+    assert sum(record["cuts"]) == len(record["text"].encode())
+    words = record["text"].split(" ")[:-1]
+    assert record["cuts"] == [len(w) + 1 for w in words], "one piece is one word here"
+
+
+def test_it_goes_on_when_its_gateway_is_killed(start):
+    """And what is not detached ends, so that the difference is the flag's."""
+    service = start(workers=1, slots=4, gateways=2, model="fake:tokens=400,delay_ms=20")
+    with service.broker() as broker:
+        gateway = gateway_of(service, 1)
+        # the tag of that very process, as its claims and presence have it
+        tag = presence_boot(broker, gateway["pid"])
+        kept = put(service, broker, "kept", gateway=tag)
+        owned = put(service, broker, "owned", gateway=tag, detached=False)
+        wait_for(lambda: texts(broker, kept) and texts(broker, owned), "the first words")
+        kill(gateway["pid"])
+        record = broker.record(owned, 15)
+        assert (record["status"], record["error_code"]) == ("cancelled", "owner_gone")
+        check_answers(record, "owned", detached=False)
+        record = broker.record(kept, 30)
+        assert (record["status"], record["text"]) == ("completed", fake_text("kept", 400))
+        assert record["attempt"] == 1
+        check_answers(record, "kept")
+        assert broker.count("PROMPTS") == 0
+
+
+def presence_boot(broker, pid):
+    sid = broker.subscribe("state.gateway.>")
+    heard = broker.messages(lambda got: any(m.json()["pid"] == pid for m in got
+                                            if m.subject.startswith("state.")))
+    broker.unsubscribe(sid)
+    return next(m.json()["boot"] for m in heard if m.json()["pid"] == pid)
+
+
+def test_a_worker_dies_in_its_middle(start):
+    service = start(workers=2, slots=4, model="fake:tokens=100,delay_ms=20")
+    with service.broker() as broker:
+        prompts = [put(service, broker, f"d{i}") for i in range(4)]
+        wait_for(lambda: all(len(texts(broker, p)) > 5 for p in prompts), "the first words")
+        kill(next(w["pid"] for w in service.workers() if w["active"]))
+        ended = [broker.record(p) for p in prompts]
+    for i, record in enumerate(ended):
+        assert (record["status"], record["text"]) == ("completed", fake_text(f"d{i}", 100))
+        check_answers(record, f"d{i}")
+    assert 2 in {r["attempt"] for r in ended}
+
+
+def cancel(broker, prompt, gateway="0" * 16, wait=True):
+    """What any gateway does first; the worker does the rest."""
+    broker.put(f"tok.{gateway}.{prompt}.c",
+               {"v": 1, "kind": "tombstone", "nonce": secrets.token_hex(8), "previous": "",
+                "worker": "", "node": "", "device": "", "boot": "", "deaths": 0, "attempt": 0,
+                "started_at": time.time(), "reason": "cancelled"})
+    return broker.record(prompt) if wait else None
+
+
+def test_it_is_cancelled_in_its_middle(start):
+    service = start(workers=1, slots=4, model="fake:tokens=100000,delay_ms=10")
+    with service.broker() as broker:
+        prompt = put(service, broker, "long")
+        wait_for(lambda: len(texts(broker, prompt)) > 5, "the first words")
+        record = cancel(broker, prompt)
+        assert (record["status"], record["error_code"]) == ("cancelled", "cancelled")
+        assert record["pieces"] > 5
+        assert record["text"] == fake_text("long", record["pieces"])
+        check_answers(record, "long")
+        wait_for(lambda: broker.count("PROMPTS") == 0, "an empty queue")
+
+
+def test_it_is_cancelled_after_a_death(start):
+    """The pieces of both workers are in the record."""
+    service = start(workers=2, slots=2, model="fake:tokens=100000,delay_ms=10")
+    with service.broker() as broker:
+        prompt = put(service, broker, "long")
+        wait_for(lambda: len(texts(broker, prompt)) > 5, "the first words")
+        kill(next(w["pid"] for w in service.workers() if w["active"]))
+        before = len(texts(broker, prompt))
+        wait_for(lambda: len(texts(broker, prompt)) > before + 5, "the successor's words")
+        record = cancel(broker, prompt)
+        assert record["status"] == "cancelled" and record["attempt"] == 2
+        assert record["worker"] and record["started_at"] >= record["accepted_at"]
+        assert record["text"] == fake_text("long", record["pieces"])
+        check_answers(record, "long")
+
+
+def test_it_expires(start):
+    service = start(workers=1, slots=1, max_wait=1, model="fake:tokens=300,delay_ms=20")
+    with service.broker() as broker:
+        first = put(service, broker, "first")
+        waiting = put(service, broker, "waiting")
+        record = broker.record(waiting)
+        assert (record["status"], record["text"]) == ("expired", "")
+        assert (record["worker"], record["attempt"], record["started_at"]) == ("", 0, 0)
+        check_answers(record, "waiting")
+        assert broker.record(first)["status"] == "completed"
+
+
+def test_the_broker_dies_meanwhile(start):
+    service = start(workers=1, slots=4, model="fake:tokens=150,delay_ms=20")
+    with service.broker() as broker:
+        prompts = [put(service, broker, f"d{i}") for i in range(3)]
+        wait_for(lambda: all(len(texts(broker, p)) > 5 for p in prompts), "the first words")
+        kill(service.status()["broker"]["pid"])
+    with wait_for(lambda: connected(service), "the broker's return") as broker:
+        for i, prompt in enumerate(prompts):
+            record = broker.record(prompt)
+            assert (record["status"], record["text"]) == ("completed", fake_text(f"d{i}", 150))
+            check_answers(record, f"d{i}")
+
+
+def connected(service):
+    try:
+        return service.broker()
+    except OSError:
+        return None
+
+
+def forget(broker, prompt):
+    """The record as DELETE leaves it."""
+    found = broker.last("REPLIES", f"reply.*.{prompt}")
+    bare = {k: v for k, v in found.json().items()
+            if k not in ("request", "messages", "cuts", "logprobs", "result", "choices")}
+    sequence = int(found.headers["Nats-Sequence"])
+    assert broker.put(found.stored_subject, {**bare, "text": None, "deleted": True}, sequence) > 0
+    return {**bare, "text": None, "deleted": True}
+
+
+def test_what_has_ended_is_not_done_again(start):
+    """Put again with its record there, deleted or not, a prompt leaves the queue and nothing is made:
+    the record is the arbiter, also to another worker than the one who had it."""
+    service = start(workers=1, slots=4, model="fake:tokens=20,delay_ms=5")
+    with service.broker() as broker:
+        whole = put(service, broker, "whole")
+        gone = put(service, broker, "gone")
+        stopped = put(service, broker, "stopped tokens=100000")
+        records = {p: broker.record(p) for p in (whole, gone)}
+        records[stopped] = cancel(broker, stopped)
+        records[gone] = forget(broker, gone)
+        wait_for(lambda: broker.count("PROMPTS") == 0, "an empty queue")
+        for again in range(2):
+            made = len(broker.stored("TOKENS", "tok.*.*.p"))
+            for prompt, content in ((whole, "whole"), (gone, "gone"), (stopped, "stopped")):
+                put(service, broker, content, prompt_id=prompt)
+            wait_for(lambda: broker.count("PROMPTS") == 0, "an empty queue again")
+            assert len(broker.stored("TOKENS", "tok.*.*.p")) == made == 0
+            for prompt, record in records.items():
+                assert broker.record(prompt) == record
+            if again == 0:
+                pid = service.workers()[0]["pid"]
+                kill(pid)
+                wait_for(lambda: [w for w in service.workers() if w["pid"] != pid
+                                  and w["state"] == "ready"], "another worker")
+
+
+def test_cancelling_what_has_ended_is_harmless(start):
+    """Whoever cancels too late hears that the record exists, and the record stays as it was."""
+    service = start(workers=1, slots=4, model="fake:tokens=20,delay_ms=5")
+    with service.broker() as broker:
+        prompt = put(service, broker, "done")
+        record = broker.record(prompt)
+        cancel(broker, prompt, wait=False)
+        answer_to = f"_INBOX_gateway.{secrets.token_hex(8)}.done.{prompt}"
+        broker.subscribe(answer_to)
+        broker.publish(f"response.{prompt}", ending_of(record, answer_to))
+        heard = broker.messages(lambda got: any(m.subject == answer_to for m in got), 5)
+        assert [m.subject for m in heard].count(answer_to) == 1
+        assert broker.record(prompt) == record
+        wait_for(lambda: broker.count("RESPONSES") == 0, "an empty response queue")
+        assert service.text("next tokens=2") == fake_text("next", 2)
+
+
+def ending_of(record, answer_to):
+    return json.dumps({**record, "status": "cancelled", "text": "", "error_code": "cancelled",
+                       "answer_to": answer_to}).encode()

@@ -1,0 +1,112 @@
+"""The two lanes of the prompt queue: batches fill idle slots, people go first."""
+
+import time
+
+import pytest
+
+from harness import fake_text, many, wait_for
+
+
+def model_of(service):
+    return service.service_ini()["model"]["name"]
+
+
+def active(service):
+    return sum(w["active"] for w in service.workers())
+
+
+def slots_of_batches(service, broker, prompts):
+    """How many of these prompts have a claim and no record yet."""
+    claims = broker.subjects("TOKENS", "tok.*.*.c")
+    records = broker.subjects("REPLIES", "reply.*.*")
+    claimed = {s.split(".")[2] for s in claims}
+    ended = {s.split(".")[2] for s in records}
+    return len([p for p in prompts if p in claimed and p not in ended])
+
+
+@pytest.mark.parametrize("slots", [1, 4])
+def test_a_batch_starts_at_once_on_an_idle_worker(start, slots):
+    service = start(workers=1, slots=slots, model="fake:tokens=3,delay_ms=0")
+    with service.broker() as broker:
+        waits = []
+        for i in range(5):
+            time.sleep(0.3 * i / 5)  # wherever the worker's own clock stands
+            prompt = broker.put_prompt(model_of(service), f"b{i}", lane="batch", detached=True)
+            record = broker.record(prompt)
+            assert record["status"] == "completed"
+            assert record["text"] == fake_text(f"b{i}", 3)
+            waits.append(record["started_at"] - record["accepted_at"])
+        assert sorted(waits)[2] < 0.1, waits
+
+
+def test_batches_leave_a_slot_to_people(start):
+    service = start(workers=1, slots=4, model="fake:tokens=100,delay_ms=30")
+    with service.broker() as broker:
+        prompts = [broker.put_prompt(model_of(service), f"b{i} tokens=100", lane="batch",
+                                     detached=True) for i in range(12)]
+        wait_for(lambda: slots_of_batches(service, broker, prompts) == 3, "three slots in use", 5)
+        for _ in range(10):
+            assert slots_of_batches(service, broker, prompts) <= 3
+            begun = time.monotonic()
+            assert service.text("now tokens=1 delay_ms=0") == fake_text("now", 1)
+            assert time.monotonic() - begun < 1, "it waited behind a batch (3 s)"
+        assert service.status()["queue"]["waiting"] >= 1, "the test was too slow to see anything"
+        for i, prompt in enumerate(prompts):
+            assert broker.record(prompt)["text"] == fake_text(f"b{i}", 100)
+    wait_for(lambda: service.status()["queue"] == {"waiting": 0, "in_flight": 0, "limit": 1024},
+             "an empty queue")
+
+
+def test_people_go_before_waiting_batches(start):
+    """Twenty of each wait for one slot: not one batch runs before the last person is served."""
+    service = start(workers=1, slots=1, model="fake:tokens=4,delay_ms=10")
+    with service.broker() as broker:
+        model = model_of(service)
+        first = broker.put_prompt(model, "first tokens=300", detached=True)
+        wait_for(lambda: active(service) == 1, "the first at work")
+        batches = [broker.put_prompt(model, f"b{i}", lane="batch", detached=True)
+                   for i in range(20)]
+        people = [broker.put_prompt(model, f"p{i}", detached=True) for i in range(20)]
+        queue = service.status()["queue"]
+        assert queue["waiting"] + queue["in_flight"] == 41
+        ended = {p: broker.record(p, 60) for p in [first, *people, *batches]}
+    assert {r["status"] for r in ended.values()} == {"completed"}
+    last_person = max(ended[p]["started_at"] for p in people)
+    first_batch = min(ended[b]["started_at"] for b in batches)
+    assert last_person < first_batch
+    assert max(r["attempt"] for r in ended.values()) == 1
+
+
+def test_both_lanes_under_load(start):
+    """Every prompt of both lanes once, whoever comes first."""
+    service = start(workers=3, slots=3, model="fake:tokens=10,delay_ms=3")
+    with service.broker() as broker:
+        batches = [broker.put_prompt(model_of(service), f"b{i}", lane="batch", detached=True)
+                   for i in range(100)]
+        replies = many(service, [f"p{i}" for i in range(100)], parallel=20)
+        for i, reply in enumerate(replies):
+            assert reply.json()["choices"][0]["message"]["content"] == fake_text(f"p{i}", 10)
+        for i, prompt in enumerate(batches):
+            record = broker.record(prompt, 60)
+            assert (record["status"], record["text"]) == ("completed", fake_text(f"b{i}", 10))
+            assert record["reply_tokens"] == 10
+        wait_for(lambda: broker.count("PROMPTS") == 0, "an empty queue")
+
+
+def test_draining_ends_batches_too(start):
+    """What was accepted is done, in hand or waiting, before the service is gone."""
+    service = start(workers=1, slots=3, model="fake:tokens=30,delay_ms=20")
+    with service.broker() as broker:
+        broker.subscribe("live.*.*")
+        prompts = [broker.put_prompt(model_of(service), f"b{i}", lane="batch", detached=True)
+                   for i in range(5)]
+        wait_for(lambda: slots_of_batches(service, broker, prompts) == 2, "two at work", 5)
+        service.term()
+        heard = broker.messages(lambda got: len(records(got)) == 5, 20)
+        texts = {r["id"]: r["text"] for r in records(heard)}
+    assert texts == {p: fake_text(f"b{i}", 30) for i, p in enumerate(prompts)}
+    assert service.process.wait(30) == 0
+
+
+def records(messages):
+    return [m.json() for m in messages if m.subject.startswith("live.")]
