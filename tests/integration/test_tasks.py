@@ -25,8 +25,10 @@ def broker(real):
 
 @pytest.fixture
 def ask(real, broker):
-    """ask(**fields): the record of such a prompt."""
-    return lambda **fields: broker.record(broker.put_prompt(model_of(real), **fields))
+    """ask(**fields): the record of such a prompt.  Detached: workers end others after some seconds,
+    because no gateway owns it."""
+    return lambda **fields: broker.record(
+        broker.put_prompt(model_of(real), **{"detached": True, **fields}))
 
 
 def vector(text):
