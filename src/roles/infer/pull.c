@@ -75,9 +75,9 @@ static void on_batch_end(void *arg, enum err err, unsigned missing)
     infer_kick(infer);
 }
 
-static void pull_main(struct infer *infer)
+static void pull_main(struct infer *infer, unsigned occupied)
 {
-    unsigned taken = jobs_occupying(infer) + infer->pulling;
+    unsigned taken = occupied + infer->pulling;
     if (taken >= infer->slots)
         return;
     unsigned want = infer->slots - taken;
@@ -92,9 +92,9 @@ static void pull_main(struct infer *infer)
         infer->pausing = true;
 }
 
-static void pull_batch(struct infer *infer)
+static void pull_batch(struct infer *infer, unsigned occupied)
 {
-    if (infer->pulling_batch || infer->batch_pausing || jobs_occupying(infer) >= batch_slots(infer))
+    if (infer->pulling_batch || infer->batch_pausing || occupied >= batch_slots(infer))
         return;
     int64_t quiet_ms = (clock_mono_ns() - infer->main_ns) / NS_PER_MS;
     if (quiet_ms < QUIET_MS) {
@@ -124,16 +124,18 @@ static bool may_leave(struct infer *infer)
 
 void infer_kick(struct infer *infer)
 {
-    if (infer->teller != NULL && jobs_occupying(infer) != infer->presence.active)
+    unsigned occupied = jobs_occupying(infer);
+    if (infer->teller != NULL && occupied != infer->presence.active)
         teller_tell_soon(infer->teller);
     if (infer->leaving) {
         if (may_leave(infer))
             loop_stop(infer->loop);
         return;
     }
-    if (!infer->ready || infer->pausing || !bus_connected(infer->bus) || jobs_suspect_here(infer))
+    if (!infer->ready || infer->pausing || !bus_connected(infer->bus) || occupied >= infer->slots ||
+        jobs_suspect_here(infer))
         return;
-    pull_main(infer);
+    pull_main(infer, occupied);
     if (infer->pulling > 0)
-        pull_batch(infer);
+        pull_batch(infer, occupied);
 }
