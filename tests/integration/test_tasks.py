@@ -67,7 +67,7 @@ def test_template(ask):
 
 
 def test_text_goes_on_as_it_is(ask):
-    record = ask(task="text", inputs=["The capital of France is"],
+    record = ask(task="text", inputs=["The capital of France is"], detached=False,
                  params={"max_tokens": 4, "temperature": 0})
     assert record["text"].startswith(" Paris")
     assert "result" not in record and "cuts" not in record and "logprobs" not in record
