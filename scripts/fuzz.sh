@@ -15,8 +15,8 @@ cd "$(dirname "$0")/.." || exit 1
 mode=${1:-short}
 # inputs of a short run: some seconds each
 declare -A runs=([pickle]=100000 [safetensors]=30000 [zip]=12000 [legacy]=30000 [config]=8000
-    [convert]=3000 [gguf]=7000 [tokenizer]=60000)
-read -ra targets <<<"${FUZZ_TARGETS:-pickle safetensors zip legacy config convert gguf tokenizer}"
+    [convert]=3000 [gguf]=7000 [tokenizer]=60000 [grammar]=20000)
+read -ra targets <<<"${FUZZ_TARGETS:-pickle safetensors zip legacy config convert gguf tokenizer grammar}"
 programs=build-asan/tests/fuzz
 home=build/fuzz
 longest=32768 # bytes of an input

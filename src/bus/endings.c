@@ -16,12 +16,17 @@
 #define PATIENCE_MS  2000 /* an ending unanswered for this long is put again */
 #define ANSWER_BYTES "+"
 
+struct waiter {
+    bus_done_fn *fn;
+    void *arg;
+    struct waiter *next;
+};
+
 struct ending {
     char id[ID_SIZE];
     struct buf text; /* encoded */
     int64_t put_at_ns;
-    bus_done_fn *fn;
-    void *arg;
+    struct waiter *waiters;
     UT_hash_handle hh;
 };
 
@@ -35,6 +40,11 @@ struct endings {
 
 static void ending_free(struct ending *ending)
 {
+    while (ending->waiters != NULL) {
+        struct waiter *waiter = ending->waiters;
+        ending->waiters = waiter->next;
+        free(waiter);
+    }
     buf_done(&ending->text);
     free(ending);
 }
@@ -60,10 +70,15 @@ static void on_answered(void *arg, const struct bus_message *message)
     if (ending == NULL)
         return;
     HASH_DELETE(hh, endings->all, ending);
-    bus_done_fn *fn = ending->fn;
-    void *fn_arg = ending->arg;
+    struct waiter *waiter = ending->waiters;
+    ending->waiters = NULL;
     ending_free(ending);
-    fn(fn_arg, ERR_OK, 0);
+    while (waiter != NULL) {
+        struct waiter *next = waiter->next;
+        waiter->fn(waiter->arg, ERR_OK, 0);
+        free(waiter);
+        waiter = next;
+    }
 }
 
 static void on_timer(void *arg)
@@ -106,15 +121,23 @@ size_t endings_count(const struct endings *endings)
 enum err endings_put(struct endings *endings, const struct reply *reply, bus_done_fn *fn, void *arg)
 {
     struct ending *ending;
-    HASH_FIND_STR(endings->all, reply->id, ending);
-    if (ending != NULL)
-        return err_set(ERR_EXISTS, "this prompt's ending is on its way already");
-    ending = calloc(1, sizeof *ending);
-    if (ending == NULL)
+    struct waiter *waiter = malloc(sizeof *waiter);
+    if (waiter == NULL)
         return err_set(ERR_NOMEM, "out of memory");
+    *waiter = (struct waiter){.fn = fn, .arg = arg};
+    HASH_FIND_STR(endings->all, reply->id, ending);
+    if (ending != NULL) { /* one is on its way already: one record decides, for all of them */
+        waiter->next = ending->waiters;
+        ending->waiters = waiter;
+        return ERR_OK;
+    }
+    ending = calloc(1, sizeof *ending);
+    if (ending == NULL) {
+        free(waiter);
+        return err_set(ERR_NOMEM, "out of memory");
+    }
     snprintf(ending->id, sizeof ending->id, "%s", reply->id);
-    ending->fn = fn;
-    ending->arg = arg;
+    ending->waiters = waiter;
     buf_init(&ending->text, REPLY_BYTES_MAX);
     char name[ID_SIZE + 8], answer_to[160];
     snprintf(name, sizeof name, "done.%s", ending->id);

@@ -25,7 +25,8 @@ void endings_free(struct endings *endings);
 /* How many are under way. */
 size_t endings_count(const struct endings *endings);
 
-/* Puts an ending (copied; answer_to is filled in here).  fn: ERR_OK once the record exists. */
+/* Puts an ending (copied; answer_to is filled in here).  fn: ERR_OK once the record exists.  While
+ * one for the same prompt is on its way from here, its record is waited for. */
 MUST_USE enum err endings_put(struct endings *endings, const struct reply *ending, bus_done_fn *fn,
                               void *arg);
 

@@ -74,8 +74,10 @@ struct engine_params {
     int logprobs;         /* alternatives told beside each token's own; -1: nothing is told */
     const struct engine_bias *bias; /* added to scores; borrowed until engine_start returns */
     size_t bias_count;
-    const char *grammar; /* GBNF with the rule "root"; NULL: none; borrowed likewise.  Counted in
-                            a successor's resume, too: the reply as a whole obeys it */
+    const char *grammar; /* GBNF with the rule "root" (engine/grammar.h); NULL: none; borrowed
+                            likewise.  Counted in a successor's resume, too: the reply as a whole
+                            obeys it.  The reply ends where nothing may follow, whatever min_tokens
+                            says, and may end where the grammar is whole */
     const struct engine_search
         *search; /* NULL: nothing given; borrowed until engine_start returns */
 };
@@ -109,7 +111,9 @@ struct engine_message {
     const char *content; /* UTF-8, without NUL; special-token text in it is ordinary text */
 };
 
-/* What a request wants.  All take a slot and end with one last event; only the first has pieces. */
+/* What a request wants.  All take a slot and end with one last event; only the first has pieces.
+ * An embedding's input that is too long fails with ERR_LIMIT in its event; of the other tasks
+ * engine_start() says what is wrong. */
 enum engine_task {
     ENGINE_GENERATE,
     ENGINE_EMBED,    /* inputs → event.vectors */
@@ -203,8 +207,10 @@ struct engine_event {
 /* Takes a slot.  Everything in request but user is copied.  ERR_FULL: no free slot.
  * ERR_LIMIT: the prompt does not fit the context ("context_length_exceeded" to a person).
  * ERR_INVALID: invalid UTF-8, a role other than system, user, assistant, no messages, a parameter
- * out of range, tokens to resume that do not make up resume_text.  A reply resumed at its end (all
- * max_tokens are there) takes its slot and ends in the next step. */
+ * out of range, tokens to resume that do not make up resume_text.  ERR_UNSUPPORTED: what a model of
+ * this kind can't do.  A sentence about a parameter begins with its name ("input[2] is empty",
+ * "grammar line 3: …").  A reply resumed at its end (all max_tokens are there) takes its slot and
+ * ends in the next step. */
 MUST_USE enum err engine_start(struct engine *engine, const struct engine_request *request);
 
 /* Frees the slot of the sequence with this user pointer at once; no event follows.  Unknown: no-op.

@@ -383,11 +383,13 @@ static enum err read_group(struct reader *reader)
         return fail(reader, "its parentheses are nested too deeply");
     skip_space(reader, true);
     enum err err = read_alternatives(reader);
-    if (err == ERR_OK && *reader->at != ')')
-        err = fail(reader, ") is missing");
+    if (err != ERR_OK)
+        return err;
+    if (*reader->at != ')')
+        return fail(reader, ") is missing");
     reader->at++;
     reader->depth--;
-    return err;
+    return ERR_OK;
 }
 
 static enum err read_item(struct reader *reader)

@@ -22,6 +22,7 @@ struct run {
     struct buf prompt, text, tokens; /* tokens: int32_t */
     struct genparams params;
     bool stream;
+    json_t *logprobs; /* array: one entry a token, where they were asked for; else NULL */
     double load_ms;
     struct engine_event last; /* of its pointers, sequences and trace may be used: nothing calls
                                  the engine's start or step behind it */
@@ -40,6 +41,20 @@ static enum err join_words(struct buf *out, int argc, char **argv)
     return err;
 }
 
+static enum err take_logprobs(struct run *run, const struct engine_event *event)
+{
+    json_t *list = NULL;
+    if (event->logprobs == NULL)
+        return ERR_OK;
+    enum err err = json_parse(&list, event->logprobs, event->logprobs_len);
+    if (err == ERR_OK && run->logprobs == NULL)
+        run->logprobs = json_array();
+    if (err == ERR_OK && json_array_extend(run->logprobs, list) != 0)
+        err = err_set(ERR_NOMEM, "out of memory");
+    json_decref(list);
+    return err;
+}
+
 static enum err take_event(struct run *run, const struct engine_event *event)
 {
     enum err err = buf_append(&run->tokens, event->tokens, event->token_count * sizeof(int32_t));
@@ -48,6 +63,8 @@ static enum err take_event(struct run *run, const struct engine_event *event)
         if (run->stream && !term_words(NULL, event->text, event->text_len))
             return err_set(ERR_IO, "standard output was closed");
     }
+    if (err == ERR_OK)
+        err = take_logprobs(run, event);
     if (err == ERR_OK && event->last) {
         run->last = *event;
         if (event->error != ERR_OK)
@@ -154,6 +171,8 @@ static enum err print_json(const struct run *run, struct engine *engine,
                              buf_text(&run->text), run->text.len, "finish_reason",
                              engine_finish_name(run->last.finish), "timings", list_timings(run));
     err = root == NULL ? err_set(ERR_NOMEM, "out of memory") : add_extras(root, &run->last);
+    if (err == ERR_OK && run->logprobs != NULL)
+        json_object_set(root, "logprobs", run->logprobs);
     if (err == ERR_OK)
         err = json_write(root, &out);
     if (err == ERR_OK)
@@ -220,6 +239,7 @@ int verb_generate(const struct settings *settings, int argc, char **argv)
 out:
     engine_close(engine);
     genparams_done(&run.params);
+    json_decref(run.logprobs);
     buf_done(&run.tokens);
     buf_done(&run.text);
     buf_done(&run.prompt);

@@ -189,10 +189,21 @@ def write_texts(folder):
         (folder / f"text-{i}").write_bytes(text.encode())
 
 
+def write_grammars(folder):
+    for i, (rules, text) in enumerate([
+            ('root ::= "yes" | "no"', "yes"),
+            ('root ::= [a-c]+ ("x" | [^\\u00e0-\\u00ff]){2,3} # end', "abxq"),
+            ('root ::= "(" root ")" | "x"*\n', "((xx))"),
+            ('root ::= "a" root "b" | "a" root "c" | .', "aaaa"),
+            ('root ::= v\nv ::= "[" s ( v ("," s v)* )? "]" s | [0-9]{1,15} s\ns ::= | " " | "\\n" [ \\t]{0,20}',
+             "[1, [], [22 ]]")]):
+        (folder / f"grammar-{i}").write_bytes(f"{rules}\0{text}".encode())
+
+
 def main():
     root, wyvern = pathlib.Path(sys.argv[1]), sys.argv[2]
     seeds = {name: root / name for name in ("pickle", "safetensors", "zip", "legacy", "config",
-                                            "convert", "gguf", "tokenizer")}
+                                            "convert", "gguf", "tokenizer", "grammar")}
     for folder in seeds.values():
         folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
@@ -200,6 +211,7 @@ def main():
         write_models(seeds, pathlib.Path(scratch), wyvern)
     write_llama(seeds["gguf"] / "llama")
     write_texts(seeds["tokenizer"])
+    write_grammars(seeds["grammar"])
 
 
 if __name__ == "__main__":

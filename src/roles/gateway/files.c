@@ -487,7 +487,9 @@ static void list_answer(struct visit *visit)
         first = first + 1 - count;
     }
     buf_init(&json, LIST_BYTES);
-    visit_answer(visit, file_list_write(visit->metas + first, count, more, &json), &json);
+    /* Without files there is no memory of them to point into. */
+    const struct file_meta *shown = count > 0 ? visit->metas + first : NULL;
+    visit_answer(visit, file_list_write(shown, count, more, &json), &json);
     buf_done(&json);
 }
 
