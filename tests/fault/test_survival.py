@@ -425,15 +425,14 @@ def post_key(house, key, path, body, gateway=0, who="ann"):
         return http.post(path, json=body, headers={"idempotency-key": key})
 
 
-def generations(house, tag):
-    """Prompts whose reply a worker began, by the texts that were recorded."""
-    found = []
+def generations(house, tag, known={}):
+    """Prompts whose kept reply begins with a tag.  (Kept ones do not change: each is read once.)"""
     with house.service.broker() as broker:
         for name in broker.subjects("REPLIES", "reply.>"):
-            record = broker.request(f"$JS.API.DIRECT.GET.REPLIES.{name}").json()
-            if (record.get("text") or "").startswith(f"{tag}."):
-                found.append(record["id"])
-    return found
+            if name not in known:
+                record = broker.request(f"$JS.API.DIRECT.GET.REPLIES.{name}").json()
+                known[name] = (record["id"], (record.get("text") or "")[:80])
+    return [prompt for prompt, text in known.values() if text.startswith(f"{tag}.")]
 
 
 KEYED = [("/v1/chat/completions", lambda t: chat(t)),
