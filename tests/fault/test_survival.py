@@ -99,9 +99,13 @@ def claims(house, prompt_id):
 class Reader:
     """A raw socket that reads a stream of events and can drop the connection at any byte."""
 
-    def __init__(self, house, gateway, method, path, body=None, who="ann"):
+    def __init__(self, house, gateway, method, path, body=None, who="ann", window=None):
         data = b"" if body is None else json.dumps(body).encode()
-        self.socket = socket.create_connection(("127.0.0.1", house.service.port + gateway), 30)
+        self.socket = socket.socket()
+        self.socket.settimeout(30)
+        if window is not None:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, window)
+        self.socket.connect(("127.0.0.1", house.service.port + gateway))
         self.socket.sendall(
             f"{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
             f"Authorization: Bearer {house.keys[who]}\r\nContent-Length: {len(data)}\r\n\r\n"
@@ -333,6 +337,28 @@ def memory(pid):
     """Resident KiB."""
     with open(f"/proc/{pid}/status", encoding="ascii") as status:
         return next(int(line.split()[1]) for line in status if line.startswith("VmRSS:"))
+
+
+def test_a_long_reply_is_resumed_at_its_readers_pace(house):
+    """What is stored waits for a reader with a narrow window; all of it comes, once."""
+    reply = house.ann[0].responses.create(model="default", background=True,
+                                          input="epic tokens=30000 delay_ms=0")
+    answer_of(house, reply.id, 0)
+    reader = Reader(house, 1, "GET", f"/v1/responses/{reply.id}?stream=true&starting_after=9",
+                    window=4096)
+    events = reader.take(100)
+    pid = gateway_pid(house, 1)
+    assert memory(pid) < 128 * 1024
+    events += reader.events
+    assert numbers(events) == list(range(10, 5 + 30000 + 4))
+    assert text_of(events) == fake_text("epic", 30000, 5)
+    # others that leave in the middle of it
+    for _ in range(3):
+        reader = Reader(house, 1, "GET", f"/v1/responses/{reply.id}?stream=true", window=4096)
+        reader.take(50)
+        reader.drop()
+    assert house.ann[1].responses.retrieve(reply.id).status == "completed"
+    assert gateway_pid(house, 1) == pid
 
 
 def test_a_reader_that_does_not_read(house):
