@@ -10,6 +10,8 @@ import secrets
 import signal
 import time
 
+import pytest
+
 from harness import fake_text, process_start, wait_for
 
 OWNER = "00112233445566ff"
@@ -91,10 +93,11 @@ def presence_boot(broker, pid):
     return next(m.json()["boot"] for m in heard if m.json()["pid"] == pid)
 
 
-def test_a_worker_dies_in_its_middle(start):
+@pytest.mark.parametrize("lane", ["main", "batch"])
+def test_a_worker_dies_in_its_middle(start, lane):
     service = start(workers=2, slots=4, model="fake:tokens=100,delay_ms=20")
     with service.broker() as broker:
-        prompts = [put(service, broker, f"d{i}") for i in range(4)]
+        prompts = [put(service, broker, f"d{i}", lane=lane) for i in range(4)]
         wait_for(lambda: all(len(texts(broker, p)) > 5 for p in prompts), "the first words")
         kill(next(w["pid"] for w in service.workers() if w["active"]))
         ended = [broker.record(p) for p in prompts]

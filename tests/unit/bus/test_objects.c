@@ -4,6 +4,7 @@
 #include "rig.h"
 
 #include "bus/objects.h"
+#include "bus/room.h"
 
 #define MANY 700
 
@@ -309,12 +310,77 @@ static void test_prompts(void **state)
     WAIT(prompts_remove(bus, batched, on_done, NULL));
 }
 
+static void on_look(void *arg)
+{
+    const char *name;
+    for (unsigned i = 0; i < ROOM_STREAMS; i++)
+        if (room_used(*(struct room **)arg, i, &name) < 0)
+            return;
+    loop_stop(rig.loop);
+}
+
+/* Looks at the room once it is known. */
+static void look(bool *objects_full, bool *prompts_full)
+{
+    struct room *room;
+    struct loop_timer *timer;
+    const char *name;
+    assert_int_equal(room_new(&room, bus, rig.loop), ERR_OK);
+    assert_false(room_is_full(room) || room_stream_full(room, "OBJECTS")); /* not known yet */
+    assert_int_equal(loop_timer_new(&timer, rig.loop, on_look, &room), ERR_OK);
+    loop_timer_start(timer, 1, 1);
+    turn();
+    loop_timer_free(timer);
+    assert_true(room_used(room, ROOM_STREAMS - 1, &name) >= 0);
+    assert_string_equal(name, "OBJECTS");
+    *objects_full = room_stream_full(room, "OBJECTS");
+    *prompts_full = room_is_full(room);
+    assert_false(room_stream_full(room, "none of ours"));
+    room_free(room);
+}
+
+/* Files may fill their own room, and nobody else's. */
+static void test_full(void **state)
+{
+    static char data[OBJECT_BYTES_MAX];
+    bool objects, prompts;
+    const struct stream_limits small = {.max_queue = MAX_QUEUE,
+                                        .max_reply_s = 60,
+                                        .keep_hours = 1,
+                                        .keep_files_hours = 1,
+                                        .store_bytes = 10 << 20};
+    WAIT(objects_purge(bus, ">", on_done, NULL));
+    assert_int_equal(streams_setup(&rig.setup, &small), ERR_OK); /* 2 MiB for objects */
+    look(&objects, &prompts);
+    assert_false(objects || prompts);
+    for (int i = 0; i < 4; i++) {
+        char name[16];
+        snprintf(name, sizeof name, "file.f.%d", i);
+        WAIT(objects_put(bus, name, NULL, 0, data, sizeof data - 4096, on_done, NULL));
+        assert_int_equal(got.err, ERR_OK);
+    }
+    look(&objects, &prompts);
+    assert_true(objects);
+    assert_false(prompts);
+    WAIT(objects_put(bus, "file.f.4", NULL, 0, data, sizeof data, on_done, NULL));
+    assert_int_equal(got.err, ERR_FULL);
+    char id[ID_SIZE];
+    id_random(id, ID_LEN);
+    WAIT(put_prompt(id, "m", NULL));
+    assert_int_equal(got.err, ERR_OK);
+    WAIT(prompts_remove(bus, id, on_done, NULL));
+    WAIT(objects_purge(bus, "file.f.>", on_done, NULL));
+    WAIT(objects_put(bus, "file.f.4", NULL, 0, data, sizeof data, on_done, NULL));
+    assert_int_equal(got.err, ERR_OK);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_expectations), cmocka_unit_test(test_age),
         cmocka_unit_test(test_lists),        cmocka_unit_test(test_names),
         cmocka_unit_test(test_records),      cmocka_unit_test(test_prompts),
+        cmocka_unit_test(test_full),
     };
     return cmocka_run_group_tests(tests, begin, end);
 }
