@@ -59,7 +59,6 @@ bool console_reply(struct http_exchange *exchange, const struct http_request *re
         {"Content-Security-Policy", POLICY},
         {"X-Content-Type-Options", "nosniff"},
         {"Referrer-Policy", "no-referrer"},
-        {"Cross-Origin-Opener-Policy", "same-origin"},
         {"Cross-Origin-Resource-Policy", "same-origin"},
         {"Permissions-Policy", "camera=(), geolocation=(), microphone=()"},
         {"Content-Encoding", "gzip"}, /* the last: left out where it is not */
