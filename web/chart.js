@@ -152,7 +152,7 @@ export class Lanes {
     });
   }
 
-  // lanes: [{name, note, slots, spans: [[start, end]…] in seconds, gpu: [[time, share]…]}]
+  // lanes: [{name, note, short (of it), slots, spans: [[start, end]…] in seconds, gpu: [[time, share]…]}]
   update(lanes, span) {
     this.lanes = lanes;
     this.span = span;
@@ -179,7 +179,7 @@ export class Lanes {
     const base = at + HEAD + LANE;
     const y = (share) => base - LANE * Math.min(1, share);
     svg.append(s("text", { class: "lane-name", x: LEFT, y: at + 16 }, lane.name),
-      s("text", { class: "tick", x: width - RIGHT, y: at + 16, "text-anchor": "end" }, lane.note));
+      s("text", { class: "tick", x: width - RIGHT, y: at + 16, "text-anchor": "end" }, width < 480 ? lane.short : lane.note));
     for (const share of [0, 0.5, 1]) {
       svg.append(s("line", { class: "grid", x1: LEFT, x2: width - RIGHT, y1: y(share), y2: y(share) }),
         s("text", { class: "tick", x: LEFT - 8, y: y(share) + 4, "text-anchor": "end" }, `${100 * share}`));

@@ -256,7 +256,9 @@ function observeGrowth() {
   parts.transcript.addEventListener("scroll", () => {
     near = isNearEnd();
   }, { passive: true });
-  new ResizeObserver(() => near && follower && toEnd()).observe(parts.column);
+  const growth = new ResizeObserver(() => near && (follower || parts.transcript.scrollTop > 0) && toEnd());
+  growth.observe(parts.column);
+  growth.observe(parts.transcript);
 }
 
 // Replies of conversations that are not on the screen.

@@ -25,7 +25,7 @@ const ICONS = {
   plus: "M12 5v14M5 12h14",
   close: "M6 6l12 12M18 6L6 18",
   send: "M12 19V5M6 11l6-6 6 6",
-  stop: "M7 7h10v10H7z",
+  stop: "M8 8h8v8H8zM8 10h8M8 12h8M8 14h8",
   copy: "M9 9h10v11H9zM15 9V5H5v11h4",
   check: "M5 13l4.5 4.5L19 7",
   edit: "M4 20h4L19 9l-4-4L4 16zM13 7l4 4",

@@ -178,7 +178,7 @@ export class Follower {
       this.end("stopped");
       return;
     }
-    this.say(name, { until: Date.now() + ms, why });
+    this.say(name, { until: Date.now() + ms, why, asked: Boolean(this.node.responseId) });
     await pause(ms, this.left.signal, strict);
     if (!this.left.signal.aborted) this.say("asking");
   }

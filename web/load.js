@@ -132,6 +132,7 @@ function show() {
   showCount();
   parts.lanes.element.hidden = parts.table.hidden = all.count === 0;
   parts.lanes.update(all.workers.map((worker) => ({ name: worker.id, slots: worker.slots, spans: worker.spans, gpu: worker.gpu,
+    short: `${worker.count} prompts`,
     note: worker.count === 0 ? "no prompt" : `${worker.count} prompts, ${seconds(worker.begun)} to ${seconds(worker.ended)}` })), all.end);
   document.getElementById("load-verdict").textContent = verdict(all);
   parts.body.replaceChildren(...all.workers.map((worker, index) => row(worker, index, all)));

@@ -38,7 +38,7 @@ function stateText(phase) {
     case "reading": return `Thinking…${silent}`;
     case "writing": return phase.silent ? `The reply pauses.${silent}` : "Writing…";
     case "busy": return `${phase.why} Trying again in ${left} s.`;
-    case "away": return `The connection broke; the reply goes on without it. Trying again in ${left} s.`;
+    case "away": return `${phase.asked ? "The connection broke; the reply goes on without it." : "The service can't be reached."} Trying again in ${left} s.`;
     case "key": return "Waiting for a key…";
     default: return "";
   }

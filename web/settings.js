@@ -99,7 +99,7 @@ function keyField() {
     "aria-describedby": "setting-key-hint" });
   input.value = apiKey();
   input.addEventListener("change", () => setApiKey(input.value.trim()));
-  return h("div", { class: "field" }, h("label", { for: "setting-key" }, "API key"), input,
+  return h("form", { class: "field", onsubmit: (event) => event.preventDefault() }, h("label", { for: "setting-key" }, "API key"), input,
     h("span", { class: "hint", id: "setting-key-hint" },
       "Only where the service asks for one. Forgotten when this tab is closed."));
 }
@@ -140,7 +140,7 @@ export function showSettings() {
       numberField("max_tokens", "Longest reply", { min: 1, max: 1000000, step: 1, hint: "tokens" })),
     h("hr", {}), keyField(), h("hr", {}));
   dialog.querySelector(".dialog-body").append(keptHere(dialog),
-    h("div", { class: "dialog-foot" },
+    h("div", { class: "dialog-foot stuck" },
       h("button", { type: "button", class: "button", onclick: () => {
         const { model } = current;
         current = { ...PLAIN, model };
