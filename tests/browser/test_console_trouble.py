@@ -8,7 +8,7 @@ import time
 import httpx
 import pytest
 
-from console import Chat, until
+from console import Chat, Line, until
 from harness import Service, fake_text, wait_for
 
 
@@ -42,17 +42,69 @@ def test_a_reload_before_anything_came(chat, page, fake):
     assert sum(worker["prompts"] for worker in fake.workers()) == before + 1  # never made twice
 
 
-def test_the_network_drops(chat, page):
-    chat.send("drop tokens=80 delay_ms=50")
+@pytest.fixture
+def line(fake):
+    """The way between the browser and the gateway, which can be cut."""
+    line = Line(fake.port)
+    yield line
+    line.close()
+
+
+def test_the_network_drops(watched, line):
+    page = watched.open(line)
+    chat = Chat(page)
+    chat.send("drop tokens=120 delay_ms=50")
     some_text(page)
-    page.context.set_offline(True)
-    # The open stream goes on under Chromium's switch; it is what is asked for next that fails.
-    page.reload_failed = False
-    page.evaluate("dispatchEvent(new Event('offline'))")
-    page.wait_for_timeout(500)
-    page.context.set_offline(False)
+    line.cut()
+    chat.replies.last.get_by_text("the reply goes on without it").wait_for()
+    page.wait_for_timeout(1500)
+    had = len(chat.text())
+    line.heal()
+    page.evaluate("dispatchEvent(new Event('online'))")
+    until(page, f"document.querySelector('.message.assistant .md').innerText.length > {had}", 10)
     chat.ended()
-    assert chat.text() == whole("drop", 80)
+    assert chat.text() == whole("drop", 120)
+
+
+def test_a_cut_at_every_moment(watched, line):
+    page = watched.open(line)
+    chat = Chat(page)
+    chat.send("often tokens=120 delay_ms=40")
+    for _ in range(6):
+        page.wait_for_timeout(350)
+        line.cut()
+        page.wait_for_timeout(100)
+        line.heal()
+        page.evaluate("dispatchEvent(new Event('online'))")
+    chat.ended()
+    assert chat.text() == whole("often", 120)
+
+
+def test_the_network_is_away_when_it_is_sent(watched, line, fake):
+    page = watched.open(line)
+    chat = Chat(page)
+    line.cut()
+    chat.send("late")
+    chat.replies.last.get_by_text("The service can't be reached.").wait_for()
+    line.heal()
+    chat.ended()
+    assert chat.text() == whole("late", 20)
+
+
+def test_a_stream_that_died_in_silence(watched, line):
+    """No byte comes, and no end: a laptop that slept, a router that forgot us."""
+    page = watched.open(line)
+    page.clock.install()
+    chat = Chat(page)
+    chat.send("asleep tokens=80 delay_ms=40")
+    page.clock.run_for(3000)
+    some_text(page, 10)
+    line.freeze()
+    page.clock.run_for(7000)
+    assert "Nothing for" in chat.replies.last.locator(".state").inner_text()
+    for _ in range(50):
+        page.clock.run_for(1000)
+    wait_for(lambda: page.clock.run_for(500) or chat.text() == whole("asleep", 80), "the rest")
 
 
 def test_the_gateway_is_killed_in_mid_reply(watched, start):
@@ -151,23 +203,25 @@ def test_silence_is_told(chat, page):
 
 # ---- hostile replies ----
 
-HOSTILE = ["<script>window.hit=1</script>", "<img/src/onerror=window.hit=1>".replace("=", "&#61;"),
-           "<svg/onload>", "<iframe/src>", "[x](javascript:window.hit)", "![p](https://evil.example/p.png)",
-           "</div></article>"]
+HOSTILE = ["<script>alert(1)</script>", "<svg/onload>", "<iframe/src>", "[x](javascript:alert(1))",
+           "[x](data:text/html,<script>alert(1)</script>)", "![p](https://evil.example/p.png)",
+           "</div></article>", "<https://evil.example/>"]
 
 
 @pytest.mark.parametrize("tag", HOSTILE)
 def test_html_from_the_model_is_text(chat, page, tag):
     """The fake engine repeats the first word of a prompt: this is a real reply full of it."""
+    asked = []
+    page.on("dialog", lambda dialog: (asked.append(dialog.message), dialog.dismiss()))
     chat.ask(f"{tag} tokens=30 delay_ms=5")
     body = chat.replies.last.locator(".md")
     assert body.locator("script, img, svg, iframe, style, form, object").count() == 0
-    assert page.evaluate("window.hit") is None
     for href in body.locator("a").evaluate_all("list => list.map((a) => a.href)"):
         assert href.startswith("https://")
     assert body.locator("a:not([rel~=noopener])").count() == 0
-    if tag.startswith("<s"):
+    if "evil" not in tag:
         assert tag in body.inner_text()
+    assert not asked
 
 
 def answer_with(page, text, size=40):
