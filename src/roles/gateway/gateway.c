@@ -2,8 +2,8 @@
  * The gateway: people's way in.  See gateway.h for who does what.
  */
 #include "roles/gateway/gateway.h"
-#include "roles/gateway/files.h"
 #include "api/params.h"
+#include "roles/gateway/files.h"
 
 #include <signal.h>
 #include <stdio.h>
@@ -138,7 +138,8 @@ static enum err read_defaults(struct gateway *gateway)
     enum err err = ERR_OK;
     gateway->defaults = prompt_params_default();
     if (settings->params != NULL)
-        err = params_parse(&gateway->defaults, &gateway->defaults_root, settings->params, false);
+        err = params_parse(&gateway->defaults, &gateway->defaults_root, settings->params,
+                           PARAMS_DEFAULTS);
     if (err == ERR_OK && settings->truncate != NULL)
         gateway->defaults.truncate = prompt_truncate_of(settings->truncate);
     return err;
