@@ -11,6 +11,7 @@
 #include "roles/gateway/stored.h"
 
 #include <errno.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -254,23 +255,55 @@ static struct outlet *visit_outlet(struct visit *visit)
     return outlet;
 }
 
-static void closed_already(struct delivery *delivery, bool complete)
+/* A record's way to a reader, who may be slow. */
+struct replay {
+    struct delivery out;
+    struct reply record; /* its root is ours */
+};
+
+static void replay_free(struct replay *replay)
 {
-    (void)delivery;
+    outlet_leave(&replay->out);
+    reply_done(&replay->record);
+    free(replay);
+}
+
+static void replay_left(struct delivery *delivery, bool complete)
+{
     (void)complete;
+    replay_free((struct replay *)(void *)((char *)delivery - offsetof(struct replay, out)));
+}
+
+static void replay_go_on(void *arg)
+{
+    struct replay *replay = arg;
+    if (delivery_rest(&replay->out, &replay->record)) {
+        outlet_on_drained(replay->out.outlet, replay_go_on, replay);
+        return;
+    }
+    delivery_finish(&replay->out, &replay->record);
+    replay_free(replay);
 }
 
 static void stream_record(struct visit *visit, const struct reply *record)
 {
-    struct delivery delivery = {.closed = closed_already};
-    struct outlet *outlet = visit_outlet(visit);
-    if (outlet == NULL)
+    struct replay *replay = calloc(1, sizeof *replay);
+    if (replay == NULL) {
+        unavailable(visit);
         return;
-    delivery.render = render_of(visit, record->request, record->accepted_at);
-    outlet_join(outlet, &delivery, 0);
-    delivery_open(&delivery);
-    delivery_finish(&delivery, record);
-    outlet_leave(&delivery);
+    }
+    struct outlet *outlet = visit_outlet(visit);
+    if (outlet == NULL) {
+        free(replay);
+        return;
+    }
+    replay->record = *record;
+    json_incref(record->root);
+    replay->out.closed = replay_left;
+    replay->out.render = render_of(visit, record->request, record->accepted_at);
+    outlet_join(outlet, &replay->out, 0);
+    delivery_open(&replay->out);
+    replay_go_on(replay);
     outlet_release(outlet);
     visit_free(visit);
 }
