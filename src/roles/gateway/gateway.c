@@ -3,6 +3,7 @@
  */
 #include "roles/gateway/gateway.h"
 #include "api/params.h"
+#include "roles/gateway/batches.h"
 #include "roles/gateway/files.h"
 
 #include <signal.h>
@@ -41,6 +42,7 @@ static void on_tick(void *arg)
         registry_sweep(gateway->registry);
     keys_tick(gateway->keys);
     sessions_tick(gateway);
+    batches_tick(gateway->batches);
     leave_when_done(gateway);
 }
 
@@ -64,6 +66,7 @@ static void on_bus_state(void *arg, bool connected)
     registry_reconnected(gateway->registry);
     teller_tell(gateway->teller);
     sessions_reconnected(gateway);
+    batches_reconnected(gateway->batches);
 }
 
 static void on_live(void *arg, const struct bus_message *message)
@@ -164,6 +167,8 @@ static enum err start(struct gateway *gateway)
     if (err == ERR_OK)
         err = figures_new(&gateway->figures, gateway->join.model);
     if (err == ERR_OK)
+        err = batches_new(&gateway->batches, gateway);
+    if (err == ERR_OK)
         err = open_bus(gateway);
     if (err == ERR_OK)
         err = listen_http(gateway);
@@ -200,6 +205,7 @@ int role_gateway(const struct settings *settings, int argc, char **argv)
     room_free(gateway.room);
     bus_close(gateway.bus);
     sessions_free(&gateway);
+    batches_free(gateway.batches);
     figures_free(gateway.figures);
     keys_free(gateway.keys);
     cors_free(gateway.cors);

@@ -26,6 +26,7 @@
 #include "wire/presence.h"
 #include "wire/trace.h"
 
+struct batches;
 struct session;
 
 struct gateway {
@@ -44,6 +45,7 @@ struct gateway {
     struct cors *cors;        /* NULL: off */
     struct presence presence; /* boot is our tag: prompts we own carry it */
     struct join join;
+    struct batches *batches;
     struct session *sessions; /* all */
     unsigned session_count;
     struct session *sessions_by_id; /* those of our own prompts */
