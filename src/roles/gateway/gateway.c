@@ -2,8 +2,8 @@
  * The gateway: people's way in.  See gateway.h for who does what.
  */
 #include "roles/gateway/gateway.h"
-#include "roles/gateway/files.h"
 #include "api/params.h"
+#include "roles/gateway/files.h"
 
 #include <signal.h>
 #include <stdio.h>
@@ -19,6 +19,7 @@
 #include "wire/subject.h"
 
 #define TICK_MS        500
+#define SETTLE_TICKS   8
 #define LEAVE_BLIND_MS 5000
 
 static void leave_when_done(struct gateway *gateway)
@@ -41,6 +42,8 @@ static void on_tick(void *arg)
         registry_sweep(gateway->registry);
     keys_tick(gateway->keys);
     sessions_tick(gateway);
+    if (gateway->ticks++ % SETTLE_TICKS == 0)
+        heap_settle(&gateway->heap);
     leave_when_done(gateway);
 }
 
