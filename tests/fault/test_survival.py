@@ -394,6 +394,22 @@ def test_a_gateway_dies_and_what_is_not_detached_with_it(house):
         assert "own" not in (records(house, prompt_id)["text"] or ""), "its text is kept"
 
 
+def test_what_ended_after_its_gateway_died_is_forgotten(house):
+    """Its worker was done before it noticed; a response worker takes the text away."""
+    readers = [Reader(house, 1, "POST", path, body(f"late{i} tokens=100 delay_ms=20"))
+               for i, (path, body) in enumerate(OWNED)]
+    ids = [prompt_of(reader.take(4)[0]) for reader in readers]
+    kept = house.ann[1].responses.create(model="default", background=True,
+                                         input="kept tokens=100 delay_ms=20")
+    kill_gateway(house, 1)
+    for prompt_id in ids:
+        record = wait_for(lambda i=prompt_id: records(house, i), "its end", 10)
+        assert record["status"] == "completed" and record["reply_tokens"] == 100
+    for prompt_id in ids:
+        wait_for(lambda i=prompt_id: records(house, i)["text"] is None, "its text to be gone", 30)
+    assert said(answer_of(house, kept.id, 0)) == fake_text("kept", 100)
+
+
 def test_what_nobody_stored_is_nowhere(house):
     """After its delivery, and after its reader left in mid-reply."""
     with house.http() as http:
@@ -425,15 +441,14 @@ def post_key(house, key, path, body, gateway=0, who="ann"):
         return http.post(path, json=body, headers={"idempotency-key": key})
 
 
-def generations(house, tag):
-    """Prompts whose reply a worker began, by the texts that were recorded."""
-    found = []
+def generations(house, tag, known={}):
+    """Prompts whose kept reply begins with a tag.  (Kept ones do not change: each is read once.)"""
     with house.service.broker() as broker:
         for name in broker.subjects("REPLIES", "reply.>"):
-            record = broker.request(f"$JS.API.DIRECT.GET.REPLIES.{name}").json()
-            if (record.get("text") or "").startswith(f"{tag}."):
-                found.append(record["id"])
-    return found
+            if name not in known:
+                record = broker.request(f"$JS.API.DIRECT.GET.REPLIES.{name}").json()
+                known[name] = (record["id"], (record.get("text") or "")[:80])
+    return [prompt for prompt, text in known.values() if text.startswith(f"{tag}.")]
 
 
 KEYED = [("/v1/chat/completions", lambda t: chat(t)),

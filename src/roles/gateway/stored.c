@@ -483,36 +483,59 @@ static struct visit *visit_new(struct gateway *gateway, struct http_exchange *ex
     return visit;
 }
 
+/* Is there such a name in the query, with whatever value? */
+static bool query_has(const struct http_request *request, const char *name)
+{
+    size_t len = strlen(name);
+    const char *at = request->query;
+    while (strncmp(at, name, len) != 0 || strchr("=&", at[len]) == NULL) {
+        at += strcspn(at, "&");
+        if (*at++ == '\0')
+            return false;
+    }
+    return true;
+}
+
 /* A whole number in the query; false: it is there and is none in the range. */
 static bool query_number(const struct http_request *request, const char *name, int64_t min,
                          int64_t max, int64_t *out)
 {
     char text[32], *end;
     if (!gateway_query(request, name, text, sizeof text))
-        return strstr(request->query, name) == NULL;
+        return !query_has(request, name);
     errno = 0;
     long long value = strtoll(text, &end, 10);
-    if (text[0] == '\0' || *end != '\0' || errno != 0 || value < min || value > max)
+    if (strchr("-0123456789", text[0]) == NULL || end == text || *end != '\0' || errno != 0 ||
+        value < min || value > max)
         return false;
     *out = value;
     return true;
 }
 
+/* One of two words in the query; false: it is there and is neither. */
+static bool query_word(const struct http_request *request, const char *name, const char *no,
+                       const char *yes, bool *out)
+{
+    char text[16];
+    if (!gateway_query(request, name, text, sizeof text))
+        return !query_has(request, name);
+    *out = strcmp(text, yes) == 0;
+    return *out || strcmp(text, no) == 0;
+}
+
 void stored_response_get(struct gateway *gateway, struct http_exchange *exchange,
                          const struct http_request *request, const struct key *caller)
 {
-    char stream[8];
     struct visit *visit = visit_new(gateway, exchange, request, caller, API_RESPONSE, VERB_GET);
     if (visit == NULL)
         return;
-    visit->stream = gateway_query(request, "stream", stream, sizeof stream) &&
-                    (strcmp(stream, "true") == 0 || strcmp(stream, "1") == 0);
-    if (!query_number(request, "starting_after", -1, INT64_MAX, &visit->after)) {
+    if (!query_word(request, "stream", "false", "true", &visit->stream))
+        visit_fail(visit, 400, "invalid_value", "stream", "'stream' is true or false.");
+    else if (!query_number(request, "starting_after", -1, INT64_MAX, &visit->after))
         visit_fail(visit, 400, "invalid_value", "starting_after",
                    "'starting_after' is the sequence number of an event.");
-        return;
-    }
-    visit_begin(visit);
+    else
+        visit_begin(visit);
 }
 
 void stored_response_cancel(struct gateway *gateway, struct http_exchange *exchange,
@@ -534,20 +557,21 @@ void stored_response_delete(struct gateway *gateway, struct http_exchange *excha
 void stored_response_items(struct gateway *gateway, struct http_exchange *exchange,
                            const struct http_request *request, const struct key *caller)
 {
-    char order[8];
     int64_t limit = 20;
     struct visit *visit = visit_new(gateway, exchange, request, caller, API_RESPONSE, VERB_ITEMS);
     if (visit == NULL)
         return;
-    visit->ascending =
-        gateway_query(request, "order", order, sizeof order) && strcmp(order, "asc") == 0;
-    (void)gateway_query(request, "after", visit->from, sizeof visit->from);
-    if (!query_number(request, "limit", 1, ITEMS_LIMIT, &limit)) {
+    if (!query_word(request, "order", "desc", "asc", &visit->ascending)) {
+        visit_fail(visit, 400, "invalid_value", "order", "'order' is asc or desc.");
+    } else if (!gateway_query(request, "after", visit->from, sizeof visit->from) &&
+               query_has(request, "after")) {
+        visit_fail(visit, 400, "invalid_value", "after", "'after' is the id of an item.");
+    } else if (!query_number(request, "limit", 1, ITEMS_LIMIT, &limit)) {
         visit_fail(visit, 400, "invalid_value", "limit", "'limit' is a number from 1 to 100.");
-        return;
+    } else {
+        visit->limit = (int)limit;
+        visit_begin(visit);
     }
-    visit->limit = (int)limit;
-    visit_begin(visit);
 }
 
 void stored_chat_get(struct gateway *gateway, struct http_exchange *exchange,
