@@ -281,17 +281,21 @@ def test_each_line_once_when_its_gateway_is_killed(start):
     assert made() == 300, "a line was made twice"
 
 
-def test_a_batch_goes_on_when_the_service_comes_back(start):
+@pytest.mark.parametrize("how", ["killed", "stopped"])
+def test_a_batch_goes_on_when_the_service_comes_back(start, how):
     service = start(workers=1, slots=2, model="fake:tokens=10,delay_ms=20")
     one = client(service)
     batch = begin(one, [line(i) for i in range(60)])
     wait_for(lambda: one.batches.retrieve(batch.id).request_counts.completed >= 6, "some answers")
-    service.process.kill()
-    service.process.wait()
-    for pid, begun in service.family.items():
-        with contextlib.suppress(ProcessLookupError):
-            if process_start(pid) == begun:
-                os.kill(pid, signal.SIGKILL)
+    if how == "stopped":
+        assert service.stop(20) == 0, service.logs()
+    else:
+        service.process.kill()
+        service.process.wait()
+        for pid, begun in service.family.items():
+            with contextlib.suppress(ProcessLookupError):
+                if process_start(pid) == begun:
+                    os.kill(pid, signal.SIGKILL)
     again = start(workers=1, slots=2, model="fake:tokens=10,delay_ms=20",
                   state_dir=service.state_dir)
     one = client(again)
