@@ -20,6 +20,7 @@
 #include "wire/subject.h"
 
 #define TICK_MS        500
+#define SETTLE_TICKS   8
 #define LEAVE_BLIND_MS 5000
 
 static void leave_when_done(struct gateway *gateway)
@@ -43,6 +44,8 @@ static void on_tick(void *arg)
     keys_tick(gateway->keys);
     sessions_tick(gateway);
     batches_tick(gateway->batches);
+    if (gateway->ticks++ % SETTLE_TICKS == 0)
+        heap_settle(&gateway->heap);
     leave_when_done(gateway);
 }
 
@@ -141,7 +144,8 @@ static enum err read_defaults(struct gateway *gateway)
     enum err err = ERR_OK;
     gateway->defaults = prompt_params_default();
     if (settings->params != NULL)
-        err = params_parse(&gateway->defaults, &gateway->defaults_root, settings->params, false);
+        err = params_parse(&gateway->defaults, &gateway->defaults_root, settings->params,
+                           PARAMS_DEFAULTS);
     if (err == ERR_OK && settings->truncate != NULL)
         gateway->defaults.truncate = prompt_truncate_of(settings->truncate);
     return err;

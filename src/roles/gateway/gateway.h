@@ -12,6 +12,7 @@
 #include <uthash.h>
 
 #include "api/error.h"
+#include "base/heap.h"
 #include "bus/bus.h"
 #include "bus/endings.h"
 #include "bus/prompts.h"
@@ -39,6 +40,8 @@ struct gateway {
     struct figures *figures;
     struct bus_subscription *live;
     struct loop_timer *tick;
+    unsigned ticks;
+    struct heap heap;
     struct teller *teller;
     struct room *room;
     struct keys *keys;        /* NULL: none are asked for */
