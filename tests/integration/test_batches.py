@@ -224,6 +224,8 @@ def test_a_file_that_is_deleted_fails_its_batch(start):
     assert done.status == "failed" and done.request_counts.total == 2000
     assert [e.code for e in done.errors.data] == ["input_file_gone"]
     assert done.output_file_id is None
+    with service.broker() as broker:  # nothing is left but its state
+        wait_for(lambda: broker.count("OBJECTS") == 1, "an end of what it had made")
 
 
 def test_a_batch_is_cancelled_while_it_is_checked(start):
