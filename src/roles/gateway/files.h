@@ -19,7 +19,5 @@ http_body_limit_fn files_body_limit;
 #define FILE_OBJECT_SIZE 64
 void file_chunk_name(char out[FILE_OBJECT_SIZE], const char *id, unsigned chunk);
 void file_meta_name(char out[FILE_OBJECT_SIZE], const char *id);
-MUST_USE enum err file_meta_put(struct bus *bus, const struct file_meta *meta, bus_done_fn *fn,
-                                void *arg);
 
 #endif

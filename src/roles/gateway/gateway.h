@@ -12,6 +12,7 @@
 #include <uthash.h>
 
 #include "api/error.h"
+#include "base/heap.h"
 #include "bus/bus.h"
 #include "bus/endings.h"
 #include "bus/prompts.h"
@@ -26,6 +27,7 @@
 #include "wire/presence.h"
 #include "wire/trace.h"
 
+struct batches;
 struct session;
 
 struct gateway {
@@ -38,12 +40,15 @@ struct gateway {
     struct figures *figures;
     struct bus_subscription *live;
     struct loop_timer *tick;
+    unsigned ticks;
+    struct heap heap;
     struct teller *teller;
     struct room *room;
     struct keys *keys;        /* NULL: none are asked for */
     struct cors *cors;        /* NULL: off */
     struct presence presence; /* boot is our tag: prompts we own carry it */
     struct join join;
+    struct batches *batches;
     struct session *sessions; /* all */
     unsigned session_count;
     struct session *sessions_by_id; /* those of our own prompts */

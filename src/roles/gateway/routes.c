@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "roles/gateway/accept.h"
+#include "roles/gateway/batches.h"
 #include "roles/gateway/files.h"
 #include "roles/gateway/gateway.h"
 #include "roles/gateway/stored.h"
@@ -173,6 +174,10 @@ static const struct route {
     {"GET", "/v1/files/*", files_get, NULL, false},
     {"DELETE", "/v1/files/*", files_delete, NULL, false},
     {"GET", "/v1/files/*/content", files_content, NULL, false},
+    {"POST", "/v1/batches", batches_post, NULL, false},
+    {"GET", "/v1/batches", batches_list, NULL, false},
+    {"GET", "/v1/batches/*", batches_get, NULL, false},
+    {"POST", "/v1/batches/*/cancel", batches_cancel, NULL, false},
     {"POST", "/tokenize", NULL, tokenize_parse, false},
     {"POST", "/detokenize", NULL, detokenize_parse, false},
     {"POST", "/apply-template", NULL, template_parse, false},
