@@ -127,8 +127,8 @@ static enum err read_fields(struct batch *batch, const json_t *root, double now,
     batch->endpoint = batch_endpoint_find(endpoint);
     if (batch->endpoint == NULL)
         return api_error_set(error, 400, "invalid_value", "endpoint",
-                             "Batches ask /v1/chat/completions, /v1/completions, /v1/embeddings or "
-                             "/v1/responses.");
+                             "'endpoint' must be /v1/chat/completions, /v1/completions, "
+                             "/v1/embeddings or /v1/responses.");
     unsigned seconds = window_seconds(window);
     if (seconds == 0 || strlen(window) >= sizeof batch->window)
         return api_error_set(error, 400, "invalid_value", "completion_window",

@@ -489,6 +489,22 @@ def test_a_gateway_dies_and_what_is_not_detached_with_it(house):
         assert "own" not in (records(house, prompt_id)["text"] or ""), "its text is kept"
 
 
+def test_what_ended_after_its_gateway_died_is_forgotten(house):
+    """Its worker was done before it noticed; a response worker takes the text away."""
+    readers = [Reader(house, 1, "POST", path, body(f"late{i} tokens=100 delay_ms=20"))
+               for i, (path, body) in enumerate(OWNED)]
+    ids = [prompt_of(reader.take(4)[0]) for reader in readers]
+    kept = house.ann[1].responses.create(model="default", background=True,
+                                         input="kept tokens=100 delay_ms=20")
+    kill_gateway(house, 1)
+    for prompt_id in ids:
+        record = wait_for(lambda i=prompt_id: records(house, i), "its end", 10)
+        assert record["status"] == "completed" and record["reply_tokens"] == 100
+    for prompt_id in ids:
+        wait_for(lambda i=prompt_id: records(house, i)["text"] is None, "its text to be gone", 30)
+    assert said(answer_of(house, kept.id, 0)) == fake_text("kept", 100)
+
+
 @pytest.mark.parametrize("wait_ms", [0, 2, 10])
 def test_readers_that_leave_at_once(house, wait_ms):
     """Before the prompt is acknowledged, or just after: nothing stays, in the queue or in a slot
@@ -511,22 +527,6 @@ def test_readers_that_leave_at_once(house, wait_ms):
         for name in new:
             wait_for(lambda n=name: b"hasty" not in broker.request(
                 f"$JS.API.DIRECT.GET.REPLIES.{n}").data, "its text to be gone", 5)
-
-
-def test_what_ended_after_its_gateway_died_is_forgotten(house):
-    """Its worker was done before it noticed; a response worker takes the text away."""
-    readers = [Reader(house, 1, "POST", path, body(f"late{i} tokens=100 delay_ms=20"))
-               for i, (path, body) in enumerate(OWNED)]
-    ids = [prompt_of(reader.take(4)[0]) for reader in readers]
-    kept = house.ann[1].responses.create(model="default", background=True,
-                                         input="kept tokens=100 delay_ms=20")
-    kill_gateway(house, 1)
-    for prompt_id in ids:
-        record = wait_for(lambda i=prompt_id: records(house, i), "its end", 10)
-        assert record["status"] == "completed" and record["reply_tokens"] == 100
-    for prompt_id in ids:
-        wait_for(lambda i=prompt_id: records(house, i)["text"] is None, "its text to be gone", 30)
-    assert said(answer_of(house, kept.id, 0)) == fake_text("kept", 100)
 
 
 def test_what_nobody_stored_is_nowhere(house):

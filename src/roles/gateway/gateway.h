@@ -79,7 +79,8 @@ size_t gateway_reply_headers(struct http_header out[GATEWAY_REPLY_HEADERS],
 void gateway_reply_json(struct http_exchange *exchange, const struct buf *json);
 /* The client's trace, or a new one. */
 void gateway_trace(struct trace *out, const struct http_request *request);
-/* A parameter of the request's query, decoded, into out; false: it is not there, or too long. */
+/* A parameter of the request's query, decoded, into out: "" when it can't be, or is too long.
+ * False: it is not there. */
 bool gateway_query(const struct http_request *request, const char *name, char *out, size_t cap);
 /* What stands between a path's prefix ("/v1/responses/") and its suffix ("" or "/cancel"); false:
  * the path is another, or that is empty, too long or has a slash. */

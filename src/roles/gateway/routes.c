@@ -113,24 +113,25 @@ static char decode_char(const char **at)
 
 bool gateway_query(const struct http_request *request, const char *name, char *out, size_t cap)
 {
-    size_t name_len = strlen(name);
-    for (const char *at = request->query; *at != '\0'; at += *at == '&') {
-        if (strncmp(at, name, name_len) != 0 || at[name_len] != '=') {
-            at += strcspn(at, "&");
-            continue;
-        }
-        size_t len = 0;
-        at += name_len + 1;
-        while (*at != '\0' && *at != '&') {
-            char c = decode_char(&at);
-            if (c == '\0' || len + 1 >= cap)
-                return false;
-            out[len++] = c;
-        }
-        out[len] = '\0';
-        return true;
+    size_t name_len = strlen(name), len = 0;
+    const char *at = request->query;
+    while (strncmp(at, name, name_len) != 0 || strchr("=&", at[name_len]) == NULL) {
+        at += strcspn(at, "&");
+        if (*at++ == '\0')
+            return false;
     }
-    return false;
+    at += name_len;
+    at += *at == '=';
+    while (*at != '\0' && *at != '&') {
+        char c = decode_char(&at);
+        if (c == '\0' || len + 1 >= cap) {
+            len = 0;
+            break;
+        }
+        out[len++] = c;
+    }
+    out[len] = '\0';
+    return true;
 }
 
 bool gateway_path_id(const struct http_request *request, const char *prefix, const char *suffix,
