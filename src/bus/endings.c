@@ -11,6 +11,7 @@
 #include "bus/replies.h"
 #include "bus/tokens.h"
 #include "wire/subject.h"
+#include "wire/trace.h"
 
 #define REPEAT_MS    500  /* how often unanswered endings are looked at */
 #define PATIENCE_MS  2000 /* an ending unanswered for this long is put again */
@@ -338,6 +339,26 @@ static void on_tombstone(void *arg, enum err err, uint64_t sequence)
                           cancel);
     if (err != ERR_OK)
         cancel_finish(cancel, err);
+}
+
+struct cancel_spec cancel_spec_of(const struct prompt *prompt, const char *reason,
+                                  double accepted_at, char trace_id[ID_SIZE])
+{
+    trace_id_of(trace_id, prompt->traceparent);
+    return (struct cancel_spec){
+        .id = prompt->id,
+        .gateway = prompt->gateway,
+        .prompter = prompt->prompter,
+        .model = prompt->model,
+        .owner = prompt->owner,
+        .request = prompt->request,
+        .messages = json_object_get(prompt->root, "messages"),
+        .reason = reason,
+        .tombstone = true,
+        .detached = prompt->detached,
+        .accepted_at = accepted_at,
+        .trace_id = trace_id,
+    };
 }
 
 enum err endings_cancel(struct endings *endings, const struct cancel_spec *spec, bus_done_fn *fn,

@@ -280,15 +280,8 @@ static void on_found(void *arg, enum err err, double accepted_at, const struct p
     free(wanted);
     if (err != ERR_OK || prompt == NULL)
         return;
-    const struct cancel_spec spec = {.id = prompt->id,
-                                     .gateway = prompt->gateway,
-                                     .prompter = prompt->prompter,
-                                     .model = prompt->model,
-                                     .owner = prompt->owner,
-                                     .reason = "cancelled",
-                                     .tombstone = true,
-                                     .detached = true,
-                                     .accepted_at = accepted_at};
+    char trace_id[ID_SIZE];
+    const struct cancel_spec spec = cancel_spec_of(prompt, "cancelled", accepted_at, trace_id);
     if (endings_cancel(endings, &spec, on_cancelled, NULL) != ERR_OK)
         log_debug("batch.prompt_goes_on prompt=%s", prompt->id);
 }

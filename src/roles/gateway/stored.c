@@ -366,21 +366,7 @@ static void on_cancelled(void *arg, enum err err, uint64_t sequence)
 static void cancel(struct visit *visit, const struct prompt *prompt, double accepted_at)
 {
     char trace_id[ID_SIZE];
-    trace_id_of(trace_id, prompt->traceparent);
-    const struct cancel_spec spec = {
-        .id = prompt->id,
-        .gateway = prompt->gateway,
-        .prompter = prompt->prompter,
-        .model = prompt->model,
-        .owner = prompt->owner,
-        .request = prompt->request,
-        .messages = json_object_get(prompt->root, "messages"),
-        .reason = "cancelled",
-        .tombstone = true,
-        .detached = prompt->detached,
-        .accepted_at = accepted_at,
-        .trace_id = trace_id,
-    };
+    const struct cancel_spec spec = cancel_spec_of(prompt, "cancelled", accepted_at, trace_id);
     visit->cancelled = true;
     log_info("reply.cancelled prompt=%s trace_id=%s", prompt->id, trace_id);
     if (endings_cancel(visit->gateway->endings, &spec, on_cancelled, visit) != ERR_OK)
