@@ -304,6 +304,26 @@ def test_a_grammar(client):
     assert reply.choices[0].finish_reason == "stop"
 
 
+@pytest.mark.parametrize("grammar", [
+    'x ::= "a"', 'root ::= "a', "root ::= nope", 'root ::= root "a" | "a"',
+    'root ::= b\nb ::= root "x" | "y"', 'root ::= ("a"{0,1000}){0,1000}',
+    "root ::= " + "(" * 5000 + '"a"' + ")" * 5000, 'root ::= "' + "a" * 70000 + '"'],
+    ids=["no root", "unended", "undefined", "recursive", "recursive by another", "too often",
+         "too deep", "too long"])
+def test_a_bad_grammar(client, grammar):
+    for stream in (False, True):
+        with pytest.raises(openai.BadRequestError) as raised:
+            chat(client, stream=stream, extra_body={"grammar": grammar})
+        assert raised.value.param == "grammar"
+
+
+def test_an_ambiguous_grammar_costs_others_nothing(client):
+    """Exponentially many ways to read the same text: bounded, and whole."""
+    grammar = "root ::= a a a a a a a a\n" 'a ::= ("a" | "a" | "aa")*'
+    assert set(said(chat(client, max_tokens=20, extra_body={"grammar": grammar}))) <= {"a"}
+    assert said(chat(client, max_tokens=3))
+
+
 # ---- chat: who asks, and what is kept ----
 
 def test_user_is_the_prompter(client):
