@@ -40,6 +40,7 @@ struct cancel_spec { /* texts are copied */
     bool tombstone;         /* put one first; false: it stands there already */
     bool fenced;        /* put it only if the latest claim is this one; else fn gets ERR_EXISTS */
     uint64_t fence;     /* its sequence; 0: nobody has claimed */
+    bool unclaimed;     /* as far as is known nobody has claimed: cheaper where it is so */
     bool keep_in_queue; /* the caller holds the prompt and acknowledges it itself */
     bool detached;
     double accepted_at;   /* 0: not known */

@@ -1,7 +1,6 @@
 """Batches as OpenAI's client makes them: each line once, whatever dies meanwhile."""
 
 import contextlib
-import json
 import os
 import signal
 
@@ -9,64 +8,8 @@ import httpx
 import openai
 import pytest
 
+from batches import CHAT, answers, begin, check_chats, client, end, jsonl, line
 from harness import Service, fake_text, process_start, run, wait_for
-
-CHAT = "/v1/chat/completions"
-
-
-def client(service, key="none", gateway=0):
-    return openai.OpenAI(base_url=service.gateway_url(gateway) + "/v1", api_key=key,
-                         max_retries=0, http_client=httpx.Client(trust_env=False))
-
-
-def line(number, url=CHAT, **body):
-    if url == CHAT:
-        body = {"model": "default", "messages": [{"role": "user", "content": f"t{number}"}], **body}
-    return {"custom_id": f"request-{number}", "method": "POST", "url": url, "body": body}
-
-
-def jsonl(lines):
-    return "".join((entry if isinstance(entry, str) else json.dumps(entry)) + "\n"
-                   for entry in lines).encode()
-
-
-def begin(one, lines, url=CHAT, window="24h", **fields):
-    file = one.files.create(file=("in.jsonl", jsonl(lines)), purpose="batch")
-    return one.batches.create(input_file_id=file.id, endpoint=url, completion_window=window,
-                              **fields)
-
-
-def end(one, batch, timeout=60, *states):
-    states = states or ("completed", "failed", "expired", "cancelled")
-
-    def over():
-        now = one.batches.retrieve(batch.id)
-        return now if now.status in states else None
-
-    return wait_for(over, f"the end of {batch.id}", timeout)
-
-
-def answers(one, file_id):
-    """{custom_id: line}, each of which is there once."""
-    if file_id is None:
-        return {}
-    lines = [json.loads(text) for text in one.files.content(file_id).text.splitlines()]
-    found = {entry["custom_id"]: entry for entry in lines}
-    assert len(found) == len(lines), "a line is there twice"
-    assert len({entry["id"] for entry in lines}) == len(lines)
-    return found
-
-
-def check_chats(found, numbers, tokens=5):
-    assert sorted(found) == sorted(f"request-{i}" for i in numbers)
-    for i in numbers:
-        answer = found[f"request-{i}"]
-        assert answer["error"] is None and answer["response"]["status_code"] == 200
-        body = answer["response"]["body"]
-        assert body["object"] == "chat.completion"
-        assert body["choices"][0]["message"]["content"] == fake_text(f"t{i}", tokens)
-        assert answer["response"]["request_id"] in body["id"]
-
 
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory):
@@ -270,6 +213,43 @@ def test_a_batch_that_takes_too_long_expires(start):
     assert done.request_counts.failed == len(errors)
 
 
+def test_a_file_that_is_deleted_fails_its_batch(start):
+    service = start(workers=1, slots=4, model="fake:tokens=10,delay_ms=1")
+    one = client(service)
+    # more than one chunk of lines, so that some are not read yet
+    batch = begin(one, [line(i, metadata={"pad": "x" * 500}) for i in range(2000)])
+    wait_for(lambda: one.batches.retrieve(batch.id).status == "in_progress", "its beginning")
+    one.files.delete(batch.input_file_id)
+    done = end(one, batch)
+    assert done.status == "failed" and done.request_counts.total == 2000
+    assert [e.code for e in done.errors.data] == ["input_file_gone"]
+    assert done.output_file_id is None
+    with service.broker() as broker:  # nothing is left but its state
+        wait_for(lambda: broker.count("OBJECTS") == 1, "an end of what it had made")
+
+
+def test_a_batch_is_cancelled_while_it_is_checked(start):
+    service = start(workers=1, slots=1, model="fake:tokens=10,delay_ms=1000")
+    one = client(service)
+    batch = begin(one, [line(i) for i in range(20000)])
+    assert one.batches.cancel(batch.id).status == "cancelling"
+    assert end(one, batch).status == "cancelled"
+
+
+def test_answers_larger_than_an_object_are_whole(quick):
+    one = client(quick)
+    sizes = {0: 10, 1: 90000, 2: 3, 3: 120000, 4: 1}
+    lines = [line(i) for i in sizes]
+    for i, tokens in sizes.items():
+        lines[i]["body"]["messages"][0]["content"] = f"t{i} tokens={tokens} delay_ms=0"
+    done = end(one, begin(one, lines))
+    assert done.status == "completed" and done.request_counts.completed == len(sizes)
+    found = answers(one, done.output_file_id)
+    for i, tokens in sizes.items():
+        text = found[f"request-{i}"]["response"]["body"]["choices"][0]["message"]["content"]
+        assert text == fake_text(f"t{i}", tokens)
+
+
 def kill_gateway(service, batch):
     """The gateway that moves the batch, with SIGKILL.  Returns its index."""
     names = {}
@@ -303,17 +283,21 @@ def test_each_line_once_when_its_gateway_is_killed(start):
     assert made() == 300, "a line was made twice"
 
 
-def test_a_batch_goes_on_when_the_service_comes_back(start):
+@pytest.mark.parametrize("how", ["killed", "stopped"])
+def test_a_batch_goes_on_when_the_service_comes_back(start, how):
     service = start(workers=1, slots=2, model="fake:tokens=10,delay_ms=20")
     one = client(service)
     batch = begin(one, [line(i) for i in range(60)])
     wait_for(lambda: one.batches.retrieve(batch.id).request_counts.completed >= 6, "some answers")
-    service.process.kill()
-    service.process.wait()
-    for pid, begun in service.family.items():
-        with contextlib.suppress(ProcessLookupError):
-            if process_start(pid) == begun:
-                os.kill(pid, signal.SIGKILL)
+    if how == "stopped":
+        assert service.stop(20) == 0, service.logs()
+    else:
+        service.process.kill()
+        service.process.wait()
+        for pid, begun in service.family.items():
+            with contextlib.suppress(ProcessLookupError):
+                if process_start(pid) == begun:
+                    os.kill(pid, signal.SIGKILL)
     again = start(workers=1, slots=2, model="fake:tokens=10,delay_ms=20",
                   state_dir=service.state_dir)
     one = client(again)

@@ -485,22 +485,33 @@ static void put_files(struct batch_run *run)
     }
 }
 
-static void on_unmarked(void *arg, enum err err, uint64_t sequence)
+static void on_purged(void *arg, enum err err, uint64_t sequence)
 {
     (void)arg;
     (void)sequence;
     if (err != ERR_OK)
-        log_debug("batch.mark_remains why=\"%s\"", err_text()); /* it goes by itself */
+        log_debug("batch.remains why=\"%s\"", err_text()); /* it goes by itself */
+}
+
+static void purge(struct batch_run *run, const char *name)
+{
+    if (objects_purge(run->runs->gateway->bus, name, on_purged, NULL) != ERR_OK)
+        log_debug("batch.remains id=%s", run->batch.id);
 }
 
 static void end(struct batch_run *run)
 {
-    char name[BATCH_OBJECT_SIZE];
+    const struct batch *batch = &run->batch;
+    char name[FILE_OBJECT_SIZE];
     if (!run->over_saved || run->item_count > 0)
         return;
-    batch_mark_name(name, run->batch.id);
-    if (objects_purge(run->runs->gateway->bus, name, on_unmarked, NULL) != ERR_OK)
-        log_debug("batch.mark_remains id=%s", run->batch.id);
+    batch_mark_name(name, batch->id);
+    purge(run, name);
+    const char *made[] = {batch->output, batch->errors};
+    for (size_t i = 0; batch->status == BATCH_FAILED && i < 2; i++) { /* nobody can reach them */
+        snprintf(name, sizeof name, "file.%s.>", made[i]);
+        purge(run, name);
+    }
     run_leave(run, "it is over");
 }
 

@@ -59,12 +59,19 @@ void file_meta_name(char out[FILE_OBJECT_SIZE], const char *id)
     snprintf(out, FILE_OBJECT_SIZE, "file.%.*s.meta", ID_LEN, id);
 }
 
-size_t files_body_limit(void *arg, const struct http_request *head)
+int files_admit(void *arg, const struct http_request *head, size_t *body_bytes, const char **why)
 {
-    const struct settings *settings = ((const struct gateway *)arg)->settings;
-    if (strcmp(head->method, "POST") == 0 && strcmp(head->path, "/v1/files") == 0)
-        return ((size_t)settings->file_limit_mib << 20) + FORM_BYTES;
-    return (size_t)settings->body_limit_kib << 10;
+    const struct gateway *gateway = arg;
+    struct api_error error;
+    if (strcmp(head->method, "POST") != 0 || strcmp(head->path, "/v1/files") != 0)
+        return 0;
+    if (keys_check(gateway->keys, head, &error) == NULL) {
+        *why = error.status == 401 ? "a file is taken from who has an API key that is known here"
+                                   : "API keys can't be checked at present";
+        return error.status;
+    }
+    *body_bytes = ((size_t)gateway->settings->file_limit_mib << 20) + FORM_BYTES;
+    return 0;
 }
 
 /* ---- a visit's life ---- */

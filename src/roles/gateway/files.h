@@ -13,8 +13,9 @@
 
 route_fn files_post, files_list, files_get, files_content, files_delete;
 
-/* How large the body of a request may be (--file-limit, --body-limit); arg: the gateway. */
-http_body_limit_fn files_body_limit;
+/* A form with a file may be larger than other bodies (--file-limit), of those who have a key; arg:
+ * the gateway. */
+http_admit_fn files_admit;
 
 #define FILE_OBJECT_SIZE 64
 void file_chunk_name(char out[FILE_OBJECT_SIZE], const char *id, unsigned chunk);

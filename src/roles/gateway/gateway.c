@@ -101,7 +101,7 @@ static enum err listen_http(struct gateway *gateway)
                    .connections = (unsigned)settings->max_connections},
         .handler = gateway_handle,
         .error_body = gateway_error_body,
-        .body_limit = files_body_limit,
+        .admit = files_admit,
         .arg = gateway,
     };
     enum err err = http_server_new(&gateway->http, gateway->loop, &config);

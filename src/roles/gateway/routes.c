@@ -54,7 +54,7 @@ size_t gateway_error_body(void *arg, int status, const char *message, char *out,
     struct api_error error;
     struct buf json;
     size_t len = 0;
-    api_error_set(&error, status, NULL, NULL, "%s", message);
+    api_error_set(&error, status, status == 401 ? "invalid_api_key" : NULL, NULL, "%s", message);
     buf_init(&json, cap);
     if (api_error_write(&error, &json) == ERR_OK) {
         len = json.len;

@@ -530,6 +530,7 @@ static void session_cancel(struct session *session)
         .request = session->asked != NULL ? session->asked->request.kept : NULL,
         .reason = "cancelled",
         .tombstone = true,
+        .unclaimed = session->reader.nonce[0] == '\0',
         .detached = session->detached,
         .accepted_at = session->created,
         .trace_id = session->trace_id,
