@@ -66,6 +66,7 @@ struct settings {
     double temperature, top_p;  /* NAN: not given */
     int top_k;                  /* -1: not given */
     int64_t seed;               /* -1: not given */
+    const char *asked_model;    /* no option: chat's /model; NULL: the service's default */
     const char *params;         /* JSON */
     const char *truncate;       /* none | left; NULL: not given */
     const char *system;

@@ -27,8 +27,9 @@ const struct option_row option_rows[] = {
      "what goes to the log on standard error"},
     {"config", OPTION_TEXT, AT(config), "*", "FILE", NULL, NO_RANGE,
      "read options from FILE: name = value lines, named as here; [verb] sections for one verb"},
-    {"state-dir", OPTION_TEXT, AT(state_dir), "up node doctor key " ROLES, "DIR", NULL, NO_RANGE,
-     "where queues, logs and credentials lie (else $XDG_STATE_HOME/wyvern or "
+    {"state-dir", OPTION_TEXT, AT(state_dir), "up node doctor key chat " ROLES, "DIR", NULL,
+     NO_RANGE,
+     "where queues, logs, credentials and the history of chat lie (else $XDG_STATE_HOME/wyvern or "
      "~/.local/state/wyvern)"},
 
     /* what people and clients talk to */

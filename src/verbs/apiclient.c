@@ -85,8 +85,9 @@ const char *api_key_bearer(const struct api_key *key)
 
 static json_t *params_json(const struct settings *settings)
 {
-    json_t *body = json_pack("{s:s, s:b, s:{s:b}}", "model", "default", "stream", 1,
-                             "stream_options", "include_usage", 1);
+    json_t *body = json_pack("{s:s, s:b, s:{s:b}}", "model",
+                             settings->asked_model != NULL ? settings->asked_model : "default",
+                             "stream", 1, "stream_options", "include_usage", 1);
     if (body == NULL)
         return NULL;
     const struct {
@@ -281,6 +282,7 @@ static bool event_take(void *arg, const char *event, const char *data, size_t le
 bool api_reply_feed(void *arg, const char *data, size_t len)
 {
     struct api_reply *reply = arg;
+    reply->heard_ns = clock_mono_ns();
     enum err err = sse_reader_feed(&reply->sse, data, len, event_take, reply);
     if (err == ERR_LIMIT)
         snprintf(reply->error, sizeof reply->error, "the service sent an event that is too large");
@@ -385,6 +387,8 @@ enum err api_ask(struct api_reply *reply, const struct settings *settings,
             err = err_set(ERR_CANCELLED, "stopped");
             goto out;
         }
+        if (reply->on_wait != NULL)
+            reply->on_wait(reply->arg, reply);
     }
     err = asking.err;
 out:

@@ -58,7 +58,10 @@ struct api_reply {
     bool mixed;                         /* chunks of another reply came */
     bool done;                          /* [DONE] was seen */
     int64_t sent_ns, first_ns, last_ns; /* clock_mono_ns(); 0: not yet */
+    int64_t heard_ns;                   /* the service said anything, if only that it is there */
     api_text_fn *on_text;
+    void (*on_wait)(void *arg,
+                    const struct api_reply *reply); /* api_ask: while it waits; or NULL */
     void *arg;
 };
 void api_reply_init(struct api_reply *reply, api_text_fn *on_text, void *arg);

@@ -122,7 +122,7 @@ void flow_char(struct flow *flow, const char *text, size_t len, unsigned style)
         flow_flush(flow);
         if (!flow->fresh && flow->spaces < flow->width)
             flow->spaces++;
-        flow->space_style = style & ~(unsigned)(FLOW_UNDERLINE | FLOW_STRIKE);
+        flow->space_style = style;
         return;
     }
     struct flow_cell cell = cell_of(text, len, style);

@@ -137,6 +137,15 @@ bool term_words(void *arg, const char *text, size_t len)
     return write_ended(stdout);
 }
 
+bool term_drawn(const char *text, size_t len)
+{
+    if (len > 0)
+        fwrite(text, 1, len, stdout);
+    if (write_ended(stdout) && len == 0)
+        (void)fflush(stdout);
+    return write_ended(stdout);
+}
+
 void term_truncated(uint64_t tokens)
 {
     struct term_style style = term_style_of(stderr);
@@ -146,11 +155,31 @@ void term_truncated(uint64_t tokens)
                 tokens == 1 ? "was" : "were", term_reset(&style));
 }
 
+/* On a terminal broken at spaces, and without what may not get there. */
+static void sentence_print(const char *label, const char *text)
+{
+    fputs(label, stderr);
+    if (!isatty(STDERR_FILENO)) {
+        fprintf(stderr, "%s\n", text);
+        return;
+    }
+    char safe[1024];
+    size_t len = 0;
+    for (size_t left = strlen(text), one; left > 0 && len < sizeof safe - 5; left -= one) {
+        one = utf8_char_len(text, left);
+        bool bad = one == 0 || (term_is_harmful(text, one) && *text != '\n');
+        one = one > 0 ? one : 1;
+        memcpy(safe + len, bad ? "?" : text, bad ? 1 : one);
+        len += bad ? 1 : one;
+        text += one;
+    }
+    safe[len] = '\0';
+    wrap_print(stderr, safe, (int)strlen(label), 0, wrap_width(STDERR_FILENO));
+}
+
 int term_fail(enum err err)
 {
-    fputs("wyvern: ", stderr);
-    term_text(stderr, err_text(), strlen(err_text()));
-    fputc('\n', stderr);
+    sentence_print("wyvern: ", err_text());
     return err_exit_status(err);
 }
 

@@ -45,6 +45,10 @@ bool term_text(FILE *out, const char *text, size_t len);
 /* The same on standard output, seen at once; fits api_text_fn. */
 bool term_words(void *arg, const char *text, size_t len);
 
+/* Standard output, as it is: what we drew ourselves.  Nothing (0 bytes): what is there is shown
+ * now. False when it can't be written. */
+bool term_drawn(const char *text, size_t len);
+
 /* A dim line on standard error when so many tokens of a prompt were left out; none for 0. */
 void term_truncated(uint64_t tokens);
 
