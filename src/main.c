@@ -17,11 +17,13 @@
 
 static const struct verb verbs[] = {
     {"up", "", "Run the whole service on this machine until Ctrl-C", 0, 0, role_up},
-    {"ask", "[PROMPT]…", "Ask one question (from standard input when none is given)", 0, ANY,
-     verb_ask},
+    {"ask", "[PROMPT]…", "Ask one question: the arguments, with standard input behind or at a -", 0,
+     ANY, verb_ask},
     {"chat", "", "Talk in the terminal", 0, 0, verb_chat},
     {"load", "", "Ask many questions at once and report how the workers shared them", 0, 0,
      verb_load},
+    {"batch", "IN.jsonl", "Answer the lines of a file, many at once; goes on where it was stopped",
+     1, 1, verb_batch},
     {"top", "", "Watch nodes, GPUs, workers, queue, tokens/s and latency live", 0, 0, verb_top},
     {"status", "", "Show nodes, workers and the queue", 0, 0, verb_status},
     {"doctor", "", "Look for what is missing or wrong on this machine, and say the mend", 0, 0,

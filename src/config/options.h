@@ -75,6 +75,9 @@ struct settings {
     int repeat;
     const char *prompts; /* load: file, one prompt a line */
     int concurrency;     /* load: most at once; 0: all */
+    const char *output;  /* batch: file of answers; NULL: standard output */
+    int parallel;        /* batch: most at once; 0: as many as there are slots */
+    bool ordered;        /* batch: answers in the lines' order */
     bool once;           /* top: no screen */
     /* generate, convert */
     bool trace;

@@ -7,7 +7,7 @@
 #include <string.h>
 
 #define ROLES "gateway infer respond telemetry"
-#define ASKS  "ask chat load"
+#define ASKS  "ask chat load batch"
 #define RUNS  "infer generate"
 
 #define AT(member)  offsetof(struct settings, member)
@@ -20,8 +20,8 @@
 
 const struct option_row option_rows[] = {
     /* every verb */
-    {"json", OPTION_FLAG, AT(json), "ask load top status doctor generate key", NULL, NULL, NO_RANGE,
-     "print JSON for programs"},
+    {"json", OPTION_FLAG, AT(json), "ask load batch top status doctor generate key", NULL, NULL,
+     NO_RANGE, "print JSON for programs"},
     {"quiet", OPTION_FLAG, AT(quiet), "*", NULL, NULL, NO_RANGE, "show no progress"},
     {"log-level", OPTION_LEVEL, AT(log_level), "*", "error|warn|info|debug", "info", NO_RANGE,
      "what goes to the log on standard error"},
@@ -164,6 +164,13 @@ const struct option_row option_rows[] = {
     {"repeat", OPTION_INT, AT(repeat), "load", "N", "7", 1, 100000, "ask each prompt N times"},
     {"prompts", OPTION_TEXT, AT(prompts), "load", "FILE", NULL, NO_RANGE,
      "prompts of your own, one a line; - for standard input (else fifteen built-in ones)"},
+    {"output", OPTION_TEXT, AT(output), "batch", "FILE", NULL, NO_RANGE,
+     "also -o: the answers, one a line; an earlier run's are kept and not asked for again (else "
+     "standard output)"},
+    {"parallel", OPTION_INT, AT(parallel), "batch", "N", "0", 0, 1024,
+     "lines asked at once; 0: as many as the service has slots"},
+    {"ordered", OPTION_FLAG, AT(ordered), "batch", NULL, NULL, NO_RANGE,
+     "answers in the order of the lines, not as they come"},
     {"once", OPTION_FLAG, AT(once), "top", NULL, NULL, NO_RANGE,
      "look for three seconds, print what there is, and end; so without a terminal"},
     {"concurrency", OPTION_INT, AT(concurrency), "load", "N", "0", 0, 100000,
@@ -176,6 +183,9 @@ const struct option_row option_rows[] = {
      "weight type of the file written: f32, f16, q8_0, q4_0 … (a checkpoint: its own, f16 or f32; "
      "a GGUF: q8_0)"},
 };
+const struct option_letter option_letters[] = {{'q', "quiet"}, {'o', "output"}};
+const size_t option_letter_count = sizeof option_letters / sizeof option_letters[0];
+
 const size_t option_row_count = sizeof option_rows / sizeof option_rows[0];
 
 void option_env_name(char out[OPTION_ENV_SIZE], const char *name)
