@@ -110,6 +110,12 @@ const char *options_nearest(const char *text, const char *const *names, size_t c
 void options_help(const struct verb *verb, FILE *out);
 /* The program: all verbs in a line each. */
 void options_overview(const struct verb *verbs, size_t count, FILE *out);
+/* manpage.c: wyvern-VERB.1 and wyvern.1. */
+void options_man(const struct verb *verb, FILE *out);
+void options_man_overview(const struct verb *verbs, size_t count, FILE *out);
+/* completion.c */
+void options_bash(const struct verb *verbs, size_t count, FILE *out);
+void options_zsh(const struct verb *verbs, size_t count, FILE *out);
 /* All verbs' options as Markdown, for docs/CLI.md. */
 void options_manual(const struct verb *verbs, size_t count, FILE *out);
 
