@@ -16,7 +16,7 @@ prefix=$2
 [[ $prefix == /* ]] || { echo "install: PREFIX is an absolute path, not $prefix" >&2; exit 64; }
 root=${DESTDIR:-}$prefix
 
-cmake --install "$build" --prefix "$root" >/dev/null
+env -u DESTDIR cmake --install "$build" --prefix "$root" >/dev/null
 
 install -d "$root/lib/wyvern"
 # Libraries of .deps/ alone: those of the system are found by themselves.
