@@ -133,13 +133,8 @@ static enum err reply_print_json(const struct api_reply *reply, const char *prom
 static void field_print(const struct term_style *style, const char *label, const char *text)
 {
     enum { COLUMN = 18 };
-    bool terminal = isatty(STDOUT_FILENO);
     printf("%s%-*s%s", term_bold(style), COLUMN, label, term_reset(style));
-    char *safe = strdup(text);
-    for (char *at = safe; terminal && at != NULL && *at != '\0'; at++) {
-        if (((unsigned char)*at < 0x20 && *at != '\n') || *at == 0x7f)
-            *at = ' ';
-    }
+    char *safe = isatty(STDOUT_FILENO) ? term_safe(text) : strdup(text);
     wrap_print(stdout, safe != NULL ? safe : "", COLUMN, COLUMN, style->width);
     free(safe);
 }

@@ -217,6 +217,22 @@ static unsigned char on_paste(EditLine *editor, int ch)
     return put ? CC_REFRESH : CC_NORM;
 }
 
+/* Keys that ask for a signal come to us as bytes, so that those within pasted text do nothing. */
+static bool is_signal(struct lineedit *edit, unsigned char byte)
+{
+    const cc_t *keys = terminal_before.c_cc;
+    if (byte == keys[VINTR])
+        edit->stopped = true;
+    else if (byte == keys[VSUSP])
+        suspend_asked = 1;
+    else if (byte == keys[VQUIT])
+        raise(SIGQUIT);
+    else
+        return false;
+    (void)signals_serve(edit);
+    return true;
+}
+
 /* libedit's reader. */
 static int char_read(EditLine *editor, wchar_t *out)
 {
@@ -227,6 +243,11 @@ static int char_read(EditLine *editor, wchar_t *out)
     unsigned char byte;
     for (int got; (got = byte_read(edit, &byte)) == 1;) {
         char c = (char)byte;
+        if (is_signal(edit, byte)) {
+            if (edit->stopped)
+                break;
+            continue;
+        }
         size_t len = mbrtowc(out, &c, 1, &state);
         if (len == 0 || len == 1)
             return 1;
@@ -327,6 +348,7 @@ static bool editor_make(struct lineedit *edit)
     el_set(edit->editor, EL_ADDFN, "wyvern-paste", "what the terminal pastes", on_paste);
     el_set(edit->editor, EL_BIND, "\\e[200~", "wyvern-paste", NULL);
     el_source(edit->editor, NULL);
+    el_set(edit->editor, EL_SETTY, "-d", "-isig", "-icrnl", NULL);
     el_set(edit->editor, EL_GETCFN, char_read);
     return true;
 }

@@ -93,6 +93,26 @@ static size_t control_len(const char *text, size_t left, size_t *len)
     return term_is_harmful(text, *len) ? *len : 0;
 }
 
+char *term_safe(const char *text)
+{
+    size_t left = strlen(text), to = 0;
+    char *safe = malloc(left + 1);
+    while (safe != NULL && left > 0) {
+        size_t len = 0, control = control_len(text, left, &len);
+        size_t step = control > 0 ? control : len;
+        if (control > 0)
+            safe[to++] = '?';
+        else
+            memcpy(safe + to, text, len);
+        to += control > 0 ? 0 : len;
+        text += step;
+        left -= step;
+    }
+    if (safe != NULL)
+        safe[to] = '\0';
+    return safe;
+}
+
 /* Why a write to standard output failed first; errno is another one by the time we say it. */
 static int write_fault;
 
@@ -163,18 +183,9 @@ static void sentence_print(const char *label, const char *text)
         fprintf(stderr, "%s\n", text);
         return;
     }
-    char safe[1024];
-    size_t len = 0;
-    for (size_t left = strlen(text), one; left > 0 && len < sizeof safe - 5; left -= one) {
-        one = utf8_char_len(text, left);
-        bool bad = one == 0 || (term_is_harmful(text, one) && *text != '\n');
-        one = one > 0 ? one : 1;
-        memcpy(safe + len, bad ? "?" : text, bad ? 1 : one);
-        len += bad ? 1 : one;
-        text += one;
-    }
-    safe[len] = '\0';
-    wrap_print(stderr, safe, (int)strlen(label), 0, wrap_width(STDERR_FILENO));
+    char *safe = term_safe(text);
+    wrap_print(stderr, safe != NULL ? safe : "", (int)strlen(label), 0, wrap_width(STDERR_FILENO));
+    free(safe);
 }
 
 int term_fail(enum err err)

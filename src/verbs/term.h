@@ -38,6 +38,9 @@ const char *term_reset(const struct term_style *style);
  * direction of a line around. */
 bool term_is_harmful(const char *text, size_t len);
 
+/* A copy in which what is harmful or broken is '?' (free() it); NULL without memory. */
+char *term_safe(const char *text);
+
 /* Writes text; on a terminal what is harmful or broken becomes '?', but
  * newline and tab.  False when
  * the stream can't be written (its reader left): stop. */
