@@ -42,7 +42,7 @@ def environment(**values):
 def client(notebook, timeout=120):
     """Its cells see the folder that it lies in, as in Jupyter."""
     return NotebookClient(notebook, timeout=timeout, kernel_name="python3", record_timing=False,
-                          resources={"metadata": {"path": str(NOTEBOOK.parent)}})
+                          coalesce_streams=True, resources={"metadata": {"path": str(NOTEBOOK.parent)}})
 
 
 def execute(notebook, timeout=120, **env):
