@@ -35,7 +35,7 @@ def commands(path):
     found = [line for block in blocks(text) for line in joined(block)]
     found += re.findall(r"`((?:[A-Z_]+=\S+ )*(?:build/)?wyvern [^`]+)`", re.sub(r"```.*?```", "", text, flags=re.S))
     for line in found:
-        match = re.search(r"(?:^|[|&;(] *|\$\()(?:[A-Z_]+=\S+ )*(?:build/)?wyvern +(.*)", line.strip())
+        match = re.search(r"(?:^|[|&;(] *|\$\()(?:[A-Z_]+=\S+ )*(?:srun [^|;]*?)?(?:build/)?wyvern +(.*)", line.strip())
         if match and not any(form in match[1] for form in FORMS):
             yield shell_words(match[1])
 

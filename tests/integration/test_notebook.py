@@ -8,6 +8,7 @@ import os
 import pathlib
 import re
 import signal
+import subprocess
 import sys
 
 import matplotlib.image
@@ -17,7 +18,7 @@ import pytest
 
 import notebook
 import prometheus
-from harness import WYVERN, free_ports, mentioning, new_key, wait_for
+from harness import WYVERN, free_ports, mentioning, new_key, run_json, wait_for
 
 PROGRAM = prometheus.program()
 needs_prometheus = pytest.mark.skipif(PROGRAM is None, reason="no prometheus: scripts/deps.sh check")
@@ -87,7 +88,7 @@ def check(book, prompts, workers=WORKERS):
     watched = re.findall(r"^(\S+) +(\d+) +(\d+)%$", text_of(section(book, "Figure 3")), re.M)
     assert [row[0] for row in watched] == workers
     for _, samples, _ in watched:
-        assert int(samples) > 5
+        assert int(samples) >= 4
 
     assert len(pictures(book)) == 2
     for picture in pictures(book):  # each worker's colour is in both
@@ -188,6 +189,61 @@ def test_what_is_missing_is_said(room):
                 run_beginning(client, beginning(book))
 
 
+# ---- deploy/slurm/notebook.sbatch, without Slurm ----
+
+STANDINS = {
+    # Of srun: what is behind its options, here; scancel ends that.
+    "srun": """#!/bin/bash
+while [[ $1 == --* ]]; do shift; done
+echo $$ >"$ROOM/step"
+exec "$@"
+""",
+    "scancel": """#!/bin/bash
+pkill -TERM -P "$(cat "$ROOM/step")"
+kill -TERM "$(cat "$ROOM/step")"
+""",
+    "jupyter": """#!/bin/bash
+echo "$WYVERN_URL $WYVERN_PROMETHEUS_URL $*" >"$ROOM/jupyter-has"
+exec sleep 600
+""",
+}
+
+
+@needs_prometheus
+def test_the_job_of_a_compute_node(room):
+    """A service over both nodes, Jupyter told where it is; after TERM, as Slurm sends it, nothing is left."""
+    (room / "bin").mkdir()
+    for name, text in STANDINS.items():
+        (room / "bin" / name).write_text(text)
+        (room / "bin" / name).chmod(0o755)
+    port, watch = free_ports(1), free_ports(1)
+    env = {**os.environ, **{name: str(value) for name, value in settings("fake:tokens=5").items()},
+           "PATH": f"{room / 'bin'}:{os.environ['PATH']}", "JUPYTER": str(room / "bin" / "jupyter"),
+           "ROOM": str(room), "SLURM_JOB_ID": "4711", "SLURM_JOB_NUM_NODES": "2",
+           "SLURM_CPUS_ON_NODE": "2", "SLURMD_NODENAME": "pinoak0043", "WYVERN_WORKERS": "1",
+           "WYVERN_METRICS_PORT": "0", "WYVERN_PORT": str(port), "WYVERN_PROMETHEUS_PORT": str(watch)}
+    log = room / "job.out"
+    with open(log, "w") as out:
+        job = subprocess.Popen(["bash", notebook.ROOT / "deploy" / "slurm" / "notebook.sbatch"], cwd=room,
+                               env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+    try:
+        url = f"http://127.0.0.1:{port}"
+        has = wait_for(lambda: job.poll() is not None or (room / "jupyter-has").exists() and (
+            room / "jupyter-has").read_text(), "Jupyter", 40)
+        assert job.poll() is None, log.read_text()
+        assert has.split()[:3] == [url, f"http://127.0.0.1:{watch}", "lab"]
+        wait_for(lambda: len([w for node in run_json("status", "--url", url, "--json")["nodes"]
+                              for w in node["workers"] if w["state"] == "ready"]) == 2, "both nodes", 30)
+        for piece in ("pinoak0043", f"8080:localhost:{port}", f"9090:localhost:{watch}"):
+            assert piece in log.read_text()
+        assert (room / "wyvern-notebook-4711.ini").stat().st_mode & 0o777 == 0o600
+    finally:
+        job.terminate()
+        status = job.wait(40)
+    assert status == 0, log.read_text()
+    assert not mentioning(str(room)) and not list(room.glob("*.ini")) and not list(room.glob("tmp.*"))
+
+
 # ---- what is committed ----
 
 def test_the_committed_one_is_a_whole_run():
@@ -202,7 +258,8 @@ def test_the_committed_one_is_a_whole_run():
 def test_the_committed_one_is_small_and_says_nothing_of_a_machine():
     assert notebook.NOTEBOOK.stat().st_size < 450_000  # base64 of the pictures included
     assert sum(map(len, pictures(notebook.read()))) <= 300_000
-    text = notebook.NOTEBOOK.read_text(encoding="utf-8")
+    text = re.sub(r'"image/png": ".*?"', "", notebook.NOTEBOOK.read_text(encoding="utf-8"), flags=re.S)
+    assert "image/png" not in text
     assert not re.findall(r"(?:/home|/root|/work|/tmp|/opt|/Users)\b", text)
 
 
