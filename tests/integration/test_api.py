@@ -479,6 +479,25 @@ def test_response_stream_is_resumed_to_the_byte(client, other):
     assert text == client.responses.retrieve(seen[0].response.id).output_text
 
 
+ODD = [('root ::= "🐉漢字🦄🐲 ünï 🐉🐉 done"', []),  # characters of several tokens
+       ('root ::= "abc ab abd abcdef abx end"', ["abcdefg", "ab ab x", "end!"]),  # held back
+       ('root ::= "one two three four five six"', ["four five"]), ('root ::= "x"', ["x"])]
+
+
+@pytest.mark.parametrize("grammar,stop", ODD)
+def test_response_events_of_odd_pieces(client, other, grammar, stop):
+    """No number is left out where a token brings no text, live and from the record."""
+    events = list(client.responses.create(
+        model="default", input="Hi", stream=True, max_output_tokens=100,
+        extra_body={"grammar": grammar, "stop": stop}))
+    assert [e.sequence_number for e in events] == list(range(len(events)))
+    text = "".join(e.delta for e in events if e.type == "response.output_text.delta")
+    whole = grammar.split('"')[1]
+    assert text == events[-1].response.output_text == whole.partition(stop[0] if stop else "\n")[0]
+    again = list(other.responses.retrieve(events[0].response.id, stream=True))
+    assert [e.model_dump() for e in again] == [e.model_dump() for e in events]
+
+
 # ---- embeddings ----
 
 def floats(text):
