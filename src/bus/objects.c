@@ -51,6 +51,21 @@ enum err objects_put(struct bus *bus, const char *name, const uint64_t *expect, 
     return js_publish_for(bus, subject, &latest, keep_s, data, len, fn, arg);
 }
 
+enum err objects_put_under(struct bus *bus, const char *name, const char *under, uint64_t sequence,
+                           const void *data, size_t len, bus_done_fn *fn, void *arg)
+{
+    char subject[SUBJECT_MAX], fence[SUBJECT_MAX];
+    if (len > OBJECT_BYTES_MAX)
+        return err_set(ERR_LIMIT, "an object of %zu bytes; at most %zu fit", len, OBJECT_BYTES_MAX);
+    enum err err = subject_of(subject, name, false);
+    if (err == ERR_OK)
+        err = subject_of(fence, under, false);
+    if (err != ERR_OK)
+        return err;
+    const struct js_expect held = {.set = true, .sequence = sequence, .subject = fence};
+    return js_publish_for(bus, subject, &held, 0, data, len, fn, arg);
+}
+
 struct get_query {
     object_fn *fn;
     void *arg;

@@ -180,22 +180,8 @@ static void on_expired(void *arg, enum err err, uint64_t sequence)
 static void expire(struct respond *respond, const struct prompt *prompt, double accepted_at)
 {
     char trace_id[ID_SIZE];
-    trace_id_of(trace_id, prompt->traceparent);
-    const struct cancel_spec spec = {
-        .id = prompt->id,
-        .gateway = prompt->gateway,
-        .prompter = prompt->prompter,
-        .model = prompt->model,
-        .owner = prompt->owner,
-        .request = prompt->request,
-        .messages = json_object_get(prompt->root, "messages"),
-        .reason = "expired",
-        .tombstone = true,
-        .fenced = true, /* only what no worker holds */
-        .detached = prompt->detached,
-        .accepted_at = accepted_at,
-        .trace_id = trace_id,
-    };
+    struct cancel_spec spec = cancel_spec_of(prompt, "expired", accepted_at, trace_id);
+    spec.fenced = true; /* only what no worker holds */
     char *id = strdup(prompt->id);
     if (id == NULL || endings_cancel(respond->endings, &spec, on_expired, id) != ERR_OK)
         free(id); /* the next sweep tries again */

@@ -67,8 +67,9 @@ def test_settings(view):
 
 
 def test_the_drawer(view):
-    if view.viewport_size["width"] > 800:
-        pytest.skip("there is no drawer on a desktop")
+    if view.viewport_size["width"] > 800:  # there it is no drawer
+        assert view.locator("#side").is_visible() and not view.locator("#menu").is_visible()
+        return
     view.get_by_role("button", name="Menu", exact=True).click()
     view.wait_for_timeout(300)
     check(view)

@@ -16,7 +16,7 @@ from harness import House, fake_text, process_start
 
 CHAT, TEXT, RESPONSE = "/v1/chat/completions", "/v1/completions", "/v1/responses"
 EMBED, TOKENIZE, DETOKENIZE = "/v1/embeddings", "/tokenize", "/detokenize"
-TEMPLATE = "/apply-template"
+TEMPLATE, BATCH = "/apply-template", "/v1/batches"
 USER = [{"role": "user", "content": "good tokens=2"}]
 GOOD = {  # what is sent with one thing in it made bad
     CHAT: {"model": "default", "messages": USER},
@@ -26,9 +26,11 @@ GOOD = {  # what is sent with one thing in it made bad
     TOKENIZE: {"content": "good"},
     DETOKENIZE: {"tokens": [1, 2]},
     TEMPLATE: {"messages": USER},
+    BATCH: {"input_file_id": "file-" + "0" * 32, "endpoint": CHAT, "completion_window": "24h"},
 }
 STREAMED = {CHAT, TEXT, RESPONSE}
 ENDPOINTS = list(GOOD)
+PROMPTED = [path for path in ENDPOINTS if path != BATCH]
 
 
 @pytest.fixture(scope="module")
@@ -226,6 +228,8 @@ TYPES = {  # what a field takes; a number takes integers too
                "user": "text"},
     DETOKENIZE: {"model": "text", "tokens": "array", "user": "text"},
     TEMPLATE: {"model": "text", "messages": "array", "user": "text"},
+    BATCH: {"input_file_id": "text", "endpoint": "text", "completion_window": "text",
+            "metadata": "object"},
 }
 
 
@@ -267,7 +271,8 @@ LIMITS = [(path, fields, param) for paths, fields, param in [
     ([CHAT, TEXT], {"n": 2**64}, "n"), ([CHAT, TEXT], {"n": 2**32 + 1}, "n"),
     ([TEXT], {"n": 33, "prompt": ["a", "b"]}, "n"), ([TEXT], {"best_of": 10**9}, "best_of"),
     ([TEXT], {"best_of": 2, "n": 1}, "best_of"),
-    ([CHAT, TEXT], {"max_tokens": 0}, "max_tokens"), ([CHAT, TEXT], {"max_tokens": -1}, "max_tokens"),
+    ([CHAT, TEXT], {"max_tokens": 0}, "max_tokens"),
+    ([CHAT, TEXT], {"max_tokens": -1}, "max_tokens"),
     ([CHAT, TEXT], {"max_tokens": 2**31}, "max_tokens"),
     ([CHAT, TEXT], {"max_tokens": 2**63}, "max_tokens"),
     ([CHAT, TEXT], {"max_tokens": 10**400}, "max_tokens"),
@@ -288,7 +293,8 @@ LIMITS = [(path, fields, param) for paths, fields, param in [
     ([CHAT, TEXT, RESPONSE], {"temperature": -0.01}, "temperature"),
     ([CHAT, TEXT, RESPONSE], {"temperature": 2.01}, "temperature"),
     ([CHAT, TEXT, RESPONSE], {"temperature": 1e308}, "temperature"),
-    ([CHAT, TEXT, RESPONSE], {"top_p": 0}, "top_p"), ([CHAT, TEXT, RESPONSE], {"top_p": 1.01}, "top_p"),
+    ([CHAT, TEXT, RESPONSE], {"top_p": 0}, "top_p"),
+    ([CHAT, TEXT, RESPONSE], {"top_p": 1.01}, "top_p"),
     ([CHAT, TEXT], {"seed": 2**63}, "seed"), ([CHAT, TEXT], {"seed": -2}, "seed"),
     ([CHAT, TEXT], {"frequency_penalty": 2.1}, "frequency_penalty"),
     ([CHAT, TEXT], {"presence_penalty": -2.1}, "presence_penalty"),
@@ -303,10 +309,10 @@ LIMITS = [(path, fields, param) for paths, fields, param in [
     ([CHAT, RESPONSE], {"metadata": {"x": "x" * 513}}, "metadata"),
     ([CHAT, RESPONSE], {"metadata": {"x": 5}}, "metadata"),
     ([CHAT, RESPONSE], {"metadata": {"x": {"y": "z"}}}, "metadata"),
-    (ENDPOINTS, {"user": "x" * 65}, "user"), (ENDPOINTS, {"user": "a\nb"}, "user"),
-    (ENDPOINTS, {"user": "a\x1b[31m"}, "user"), (ENDPOINTS, {"user": "\u0085"}, "user"),
-    (ENDPOINTS, {"model": "x" * 5000}, "model"), (ENDPOINTS, {"model": ""}, "model"),
-    (ENDPOINTS, {"model": "a\x07b"}, "model"),
+    (PROMPTED, {"user": "x" * 65}, "user"), (PROMPTED, {"user": "a\nb"}, "user"),
+    (PROMPTED, {"user": "a\x1b[31m"}, "user"), (PROMPTED, {"user": "\u0085"}, "user"),
+    (PROMPTED, {"model": "x" * 5000}, "model"), (PROMPTED, {"model": ""}, "model"),
+    (PROMPTED, {"model": "a\x07b"}, "model"),
     ([CHAT, TEMPLATE], {"messages": []}, "messages"),
     ([CHAT, TEMPLATE], {"messages": USER * 1025}, "messages"),
     ([CHAT, TEMPLATE], {"messages": [{"role": "user", "content": [
@@ -337,6 +343,15 @@ LIMITS = [(path, fields, param) for paths, fields, param in [
     ([EMBED], {"input": ["x"] * 100000}, "input"), ([EMBED], {"input": [1, 2]}, "input"),
     ([EMBED], {"dimensions": 5}, "dimensions"),
     ([EMBED], {"encoding_format": "hex"}, "encoding_format"),
+    ([BATCH], {"input_file_id": "file-*"}, "input_file_id"),
+    ([BATCH], {"input_file_id": "../etc"}, "input_file_id"),
+    ([BATCH], {"input_file_id": "file-" + "x" * 100000}, "input_file_id"),
+    ([BATCH], {"endpoint": "/v1/files"}, "endpoint"),
+    ([BATCH], {"endpoint": "/tokenize"}, "endpoint"),
+    ([BATCH], {"endpoint": "http://127.0.0.1:9/v1/chat/completions"}, "endpoint"),
+    ([BATCH], {"completion_window": "99999999999999999999h"}, "completion_window"),
+    ([BATCH], {"completion_window": "-1h"}, "completion_window"),
+    ([BATCH], {"metadata": {str(i): "x" for i in range(17)}}, "metadata"),
     ([DETOKENIZE], {"tokens": [-1]}, "tokens"), ([DETOKENIZE], {"tokens": [2**40]}, "tokens"),
     ([DETOKENIZE], {"tokens": [1.5]}, "tokens"), ([DETOKENIZE], {"tokens": ["x"]}, "tokens"),
     ([DETOKENIZE], {"tokens": [[1]]}, "tokens"), ([TOKENIZE], {"add_special": True}, "add_special"),
@@ -475,6 +490,16 @@ def test_a_bad_query_of_a_response(house, http, secret, query, param):
         check_error(house, ann.get(f"/v1/responses/resp_{secret}?{query}"), param)
 
 
+@pytest.mark.parametrize("path", ["/v1/files", BATCH])
+def test_a_bad_query_of_a_list(house, http, path):
+    for query, param in (("limit=0", "limit"), ("limit=abc", "limit"), ("limit=-1", "limit"),
+                         ("limit=99999999999999999999", "limit"), ("limit=%00", "limit"),
+                         ("after=" + "x" * 5000, "after"),
+                         ("after=%00", "after")):
+        check_error(house, http.get(f"{path}?{query}"), param)
+    assert http.get(path).status_code == 200
+
+
 def test_a_query_that_is_not_meant(house, secret):
     """Names that are not ours are nobody's, whatever stands in them."""
     with house.http() as ann:
@@ -485,7 +510,8 @@ def test_a_query_that_is_not_meant(house, secret):
 
 
 TARGETS = ["/v1/responses/../models", "/v1/../v1/models", "/v1/responses/./x", "//v1/models",
-           "/v1//models", "/v1/models/", "/v1/responses/", "/v1/responses//cancel", "/v1/responses/%2f",
+           "/v1//models", "/v1/models/", "/v1/responses/", "/v1/responses//cancel",
+           "/v1/responses/%2f",
            "/v1/responses/x%2fcancel", "/v1/responses/%2e%2e/models", "/v1/responses/..%2fmodels",
            "/v1/responses/x/y", "/v1/responses/x/cancel/", "/V1/models", "/v1/models/" + "x" * 6000,
            "/v1/models/%00", "/v1/models/%zz", "/v1/models/%", "/v1/models/%ff", "/v1/models/nope",
@@ -513,7 +539,7 @@ def test_methods_that_are_not_there(house, http):
     for path in [*ENDPOINTS, "/v1/models", "/props", "/slots", "/metrics", "/health"]:
         for method in ("PUT", "PATCH", "DELETE"):
             check_error(house, http.request(method, path), statuses=(405,))
-    for path in ENDPOINTS:
+    for path in PROMPTED:
         if path != CHAT:  # a list of stored ones may be there some day
             check_error(house, http.get(path), statuses=(405,))
 

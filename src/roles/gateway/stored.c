@@ -366,21 +366,7 @@ static void on_cancelled(void *arg, enum err err, uint64_t sequence)
 static void cancel(struct visit *visit, const struct prompt *prompt, double accepted_at)
 {
     char trace_id[ID_SIZE];
-    trace_id_of(trace_id, prompt->traceparent);
-    const struct cancel_spec spec = {
-        .id = prompt->id,
-        .gateway = prompt->gateway,
-        .prompter = prompt->prompter,
-        .model = prompt->model,
-        .owner = prompt->owner,
-        .request = prompt->request,
-        .messages = json_object_get(prompt->root, "messages"),
-        .reason = "cancelled",
-        .tombstone = true,
-        .detached = prompt->detached,
-        .accepted_at = accepted_at,
-        .trace_id = trace_id,
-    };
+    const struct cancel_spec spec = cancel_spec_of(prompt, "cancelled", accepted_at, trace_id);
     visit->cancelled = true;
     log_info("reply.cancelled prompt=%s trace_id=%s", prompt->id, trace_id);
     if (endings_cancel(visit->gateway->endings, &spec, on_cancelled, visit) != ERR_OK)
@@ -516,26 +502,13 @@ static struct visit *visit_new(struct gateway *gateway, struct http_exchange *ex
     return visit;
 }
 
-/* Is there such a name in the query, with whatever value? */
-static bool query_has(const struct http_request *request, const char *name)
-{
-    size_t len = strlen(name);
-    const char *at = request->query;
-    while (strncmp(at, name, len) != 0 || strchr("=&", at[len]) == NULL) {
-        at += strcspn(at, "&");
-        if (*at++ == '\0')
-            return false;
-    }
-    return true;
-}
-
 /* A whole number in the query; false: it is there and is none in the range. */
 static bool query_number(const struct http_request *request, const char *name, int64_t min,
                          int64_t max, int64_t *out)
 {
     char text[32], *end;
     if (!gateway_query(request, name, text, sizeof text))
-        return !query_has(request, name);
+        return true;
     errno = 0;
     long long value = strtoll(text, &end, 10);
     if (strchr("-0123456789", text[0]) == NULL || end == text || *end != '\0' || errno != 0 ||
@@ -551,7 +524,7 @@ static bool query_word(const struct http_request *request, const char *name, con
 {
     char text[16];
     if (!gateway_query(request, name, text, sizeof text))
-        return !query_has(request, name);
+        return true;
     *out = strcmp(text, yes) == 0;
     return *out || strcmp(text, no) == 0;
 }
@@ -596,8 +569,8 @@ void stored_response_items(struct gateway *gateway, struct http_exchange *exchan
         return;
     if (!query_word(request, "order", "desc", "asc", &visit->ascending)) {
         visit_fail(visit, 400, "invalid_value", "order", "'order' is asc or desc.");
-    } else if (!gateway_query(request, "after", visit->from, sizeof visit->from) &&
-               query_has(request, "after")) {
+    } else if (gateway_query(request, "after", visit->from, sizeof visit->from) &&
+               visit->from[0] == '\0') {
         visit_fail(visit, 400, "invalid_value", "after", "'after' is the id of an item.");
     } else if (!query_number(request, "limit", 1, ITEMS_LIMIT, &limit)) {
         visit_fail(visit, 400, "invalid_value", "limit", "'limit' is a number from 1 to 100.");
