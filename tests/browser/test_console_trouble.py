@@ -162,6 +162,28 @@ def test_the_service_goes_and_comes_back(watched, tmp_path):
             second.kill()
 
 
+def test_a_tab_that_nobody_looks_at_gives_its_stream_back(watched, fake):
+    page = watched.open(fake)
+    page.clock.install()
+    chat = Chat(page)
+    look = """(hidden) => {
+        Object.defineProperty(document, 'hidden', {value: hidden, configurable: true});
+        document.dispatchEvent(new Event('visibilitychange'));
+    }"""
+    chat.send("tab tokens=100 delay_ms=40")
+    page.clock.run_for(1000)
+    some_text(page, 10)
+    page.evaluate(look, True)
+    page.clock.run_for(31000)
+    page.clock.run_for(200)
+    before = chat.text()
+    time.sleep(0.5)
+    page.clock.run_for(500)
+    assert chat.text() == before != whole("tab", 100)  # the reply goes on; nobody reads it here
+    page.evaluate(look, False)
+    wait_for(lambda: page.clock.run_for(500) or chat.text() == whole("tab", 100), "the rest")
+
+
 def test_a_full_queue_is_waited_for(watched, start):
     service = start(workers=1, slots=1, max_queue=1, model="fake:tokens=100,delay_ms=40")
     page = watched.open(service)
