@@ -348,7 +348,7 @@ static bool editor_make(struct lineedit *edit)
     el_set(edit->editor, EL_ADDFN, "wyvern-paste", "what the terminal pastes", on_paste);
     el_set(edit->editor, EL_BIND, "\\e[200~", "wyvern-paste", NULL);
     el_source(edit->editor, NULL);
-    el_set(edit->editor, EL_SETTY, "-d", "-isig", "-icrnl", NULL);
+    el_set(edit->editor, EL_SETTY, "-d", "-isig", "-icrnl", "-inlcr", NULL);
     el_set(edit->editor, EL_GETCFN, char_read);
     return true;
 }
