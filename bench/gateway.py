@@ -1,7 +1,8 @@
 """What a gateway adds and holds: latency over the engine, completions a second, memory of idle
-streams, readers that leave, replies resumed elsewhere.  docs/BENCHMARKS.md says how each is defined.
+streams, readers that leave, replies resumed elsewhere.  docs/BENCHMARKS.md defines each.
 """
 
+import contextlib
 import json
 import os
 import pathlib
@@ -20,6 +21,7 @@ PIECES, DELAY_MS = 10, 20  # of the replies whose latency is taken
 SECONDS, WARM_S = 3, 0.7
 STEP_MS = 20               # of the fake model whose readers leave
 LONG = 3000                # tokens of the replies that they leave: none ends by itself
+SETTLE_S = 6               # until a burst's memory went back: the gateway looks each 4 s
 RESUMED, RESUME_FROM = 300, 100
 AHEAD_MS = 2               # between the pieces of a reply that is resumed
 
@@ -150,38 +152,50 @@ def memory_kib(pid):
             for name in ("Rss", "Private_Dirty")}
 
 
-def idle_streams(args, count, model, workers, slots):
-    """KiB that each of so many open streams adds to the gateway."""
-    with service(model=model, workers=workers, slots=slots, max_queue=count + 100,
-                 max_connections=count + 100) as up:
+@contextlib.contextmanager
+def open_streams(args, up, count, content):
+    """So many streams with the head of their reply, and nothing more to come soon."""
+    readers = subprocess.Popen([args.build / "bench" / "load_bench", "idle", "-u", str(count),
+                                str(up.port), content], stdin=subprocess.PIPE,
+                               stdout=subprocess.PIPE, text=True)
+    try:
+        if readers.stdout.readline() != "open\n":
+            raise SystemExit("bench: the streams did not open")
+        time.sleep(SETTLE_S)
+        yield
+    finally:
+        readers.stdin.close()
+        readers.wait(60)
+
+
+def idle_streams(args, counts, content, model, workers, slots):
+    """For each of the counts, KiB that each of so many open streams adds to the gateway."""
+    with service(model=model, workers=workers, slots=slots, max_queue=counts[-1] + 100,
+                 max_connections=counts[-1] + 100) as up:
         up.ask("once tokens=1 delay_ms=1")  # what the first reply ever allocates
-        pid = gateway_pid(up)
-        before = memory_kib(pid)
-        readers = subprocess.Popen([args.build / "bench" / "load_bench", "idle", "-u", str(count),
-                                    str(up.port), "u%"], stdin=subprocess.PIPE,
-                                   stdout=subprocess.PIPE, text=True)
-        try:
-            if readers.stdout.readline() != "open\n":
-                raise SystemExit("bench: the streams did not open")
-            after = memory_kib(pid)
-        finally:
-            readers.stdin.close()
-            readers.wait(60)
-        with up.broker() as broker:
-            wait_for(lambda: broker.count("PROMPTS") == 0, "all to be cancelled", 60, 0.2)
-    return {name: (after[name] - before[name]) / count for name in before}
+        pid, before, found = gateway_pid(up), memory_kib(gateway_pid(up)), []
+        with contextlib.ExitStack() as stack:
+            for more, count in zip([counts[0], *(b - a for a, b in zip(counts, counts[1:]))],
+                                   counts):
+                stack.enter_context(open_streams(args, up, more, content))
+                after = memory_kib(pid)
+                found.append({name: (after[name] - before[name]) / count for name in before})
+            up.process.kill()  # not what is measured: thousands of cancellations
+    return found
 
 
 def measure_idle(report, args):
-    for count, what, setup in (
-            (1000, "waiting", ("fake:tokens=3,delay_ms=3600000", 1, 4)),
-            (5000, "waiting", ("fake:tokens=3,delay_ms=3600000", 1, 4)),
-            (1000, "after a first piece", ("fake:tokens=3,delay_ms=9000", 4, 250))):
-        say(f"{count} idle streams, {what}")
-        each = idle_streams(args, count, *setup)
-        report.add(f"resident memory per idle stream, {count:,}, {what}", each["Rss"], "KiB", 16,
-                   f"RSS of the gateway before and with them; of its own dirty pages "
-                   f"{each['Private_Dirty']:.1f}")
+    waiting = ("fake:tokens=3,delay_ms=3600000", 1, 4)
+    running = ("fake:tokens=3,delay_ms=9000", 4, 250)
+    for counts, what, content, setup in (
+            ((1000, 5000), "waiting", "u%", waiting),
+            ((1000,), "waiting, of 8 KiB prompts", "long " * 1638, waiting),
+            ((1000,), "after a first piece", "u%", running)):
+        say(f"idle streams, {what}")
+        for count, each in zip(counts, idle_streams(args, counts, content, *setup)):
+            report.add(f"resident memory per idle stream, {count:,}, {what}", each["Rss"], "KiB",
+                       16, f"RSS of the gateway before and with them; of its own dirty pages "
+                       f"{each['Private_Dirty']:.1f}")
 
 
 # ---- raw readers ----

@@ -33,6 +33,7 @@
 #define USERS_MAX   20000
 #define SAMPLES_MAX 2000000
 #define HEAD_MAX    4096
+#define CONTENT_MAX 65536
 #define IN_FLIGHT                                                                                  \
     64 /* idle: requests sent at a time that have no head yet: a bound, not a rate                 \
         */
@@ -90,7 +91,8 @@ static int dial(unsigned port)
 
 static char *request_text(const struct options *options, int user, size_t *len)
 {
-    char content[1024], body[2048], *request = malloc(4096);
+    static char content[CONTENT_MAX], body[CONTENT_MAX + 512];
+    char *request = malloc(sizeof body + 512);
     size_t out = 0;
     must(request != NULL, "memory");
     for (const char *in = options->content; *in != '\0' && out < sizeof content - 16; in++) {
@@ -104,7 +106,7 @@ static char *request_text(const struct options *options, int user, size_t *len)
                             "{\"model\":\"default\",\"messages\":[{\"role\":\"user\",\"content\":"
                             "\"%s\"}]%s}",
                             content, options->stream ? ",\"stream\":true" : "");
-    *len = (size_t)snprintf(request, 4096,
+    *len = (size_t)snprintf(request, sizeof body + 512,
                             "POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\n"
                             "User-Agent: load_bench\r\nAccept: */*\r\n"
                             "Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s",

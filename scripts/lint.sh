@@ -26,7 +26,7 @@ check() { # NAME COMMAND…
 }
 
 mapfile -t c_files < <(find src tests bench -name '*.[ch]' -not -path '*/data/*' | sort)
-mapfile -t shell_files < <(find scripts .ci bench tests -type f \( -name '*.sh' -o -name run \) \
+mapfile -t shell_files < <(find scripts .ci bench tests deploy -type f \( -name '*.sh' -o -name '*.sbatch' -o -name run \) \
     -exec grep -lE '^#!.*\b(ba)?sh\b' {} + | sort)
 mapfile -t python_files < <(find tests scripts bench -name '*.py' | sort)
 

@@ -161,7 +161,7 @@ enum err list_query_read(struct list_query *out, const char *limit, const char *
         return api_error_set(error, 400, "invalid_value", "order",
                              "'order' must be 'asc' or 'desc'.");
     query.ascending = order != NULL && strcmp(order, "asc") == 0;
-    if (after != NULL && strlen(after) >= sizeof query.after)
+    if (after != NULL && (after[0] == '\0' || strlen(after) >= sizeof query.after))
         return api_error_set(error, 400, "invalid_value", "after", "'after' is no id.");
     snprintf(query.after, sizeof query.after, "%s", after != NULL ? after : "");
     *out = query;

@@ -269,18 +269,43 @@ bool params_know(const char *name)
     return false;
 }
 
-static enum err refuse_unknown(json_t *root)
+/* What is asked of one reply, and can't be a service's default. */
+static bool is_of_one_reply(const char *name)
+{
+    static const char *const names[] = {"logit_bias", "logprobs", "grammar", "response_format"};
+
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (strcmp(name, names[i]) == 0)
+            return true;
+    return false;
+}
+
+static enum err read_one_reply(struct reading *reading)
+{
+    const json_t *format = read_field(reading->request.root, "response_format");
+    enum err err = read_logit_bias(reading);
+
+    if (err == ERR_OK)
+        err = read_int(reading, "logprobs", 0, PROMPT_MAX_TOPS,
+                       &reading->request.prompt.params.logprobs);
+    if (err == ERR_OK)
+        err = read_format(reading, format, "response_format", "json_schema");
+    return err;
+}
+
+static enum err refuse_unknown(json_t *root, bool defaults)
 {
     const char *key;
     json_t *value;
 
     json_object_foreach(root, key, value)
     {
-        if (!params_know(key))
+        if (!params_know(key) && (defaults || !is_of_one_reply(key)))
             return err_set(ERR_USAGE,
                            "--params: \"%.40s\" is none of max_tokens, min_tokens, temperature, "
                            "top_p, top_k, seed, stop, truncate, frequency_penalty, "
-                           "presence_penalty, repeat_penalty, and for blenderbot num_beams, "
+                           "presence_penalty, repeat_penalty (for one reply also logit_bias, "
+                           "logprobs, grammar, response_format), and for blenderbot num_beams, "
                            "num_return_sequences, max_length, min_length, no_repeat_ngram_size, "
                            "encoder_no_repeat_ngram_size, repetition_penalty, length_penalty, "
                            "early_stopping, forced_bos_token_id, forced_eos_token_id, do_sample",
@@ -289,10 +314,10 @@ static enum err refuse_unknown(json_t *root)
     return ERR_OK;
 }
 
-enum err params_parse(struct prompt_params *out, json_t **root, const char *text, bool own)
+enum err params_parse(struct prompt_params *out, json_t **root, const char *text, enum params_of of)
 {
     struct api_error error;
-    struct reading reading = {.error = &error, .own = own};
+    struct reading reading = {.error = &error, .own = of == PARAMS_OWN};
     enum err err = json_parse(&reading.request.root, text, strlen(text));
 
     if (err != ERR_OK)
@@ -301,8 +326,8 @@ enum err params_parse(struct prompt_params *out, json_t **root, const char *text
     if (!json_is_object(reading.request.root))
         err = err_set(ERR_USAGE, "--params must be a JSON object");
     else
-        err = refuse_unknown(reading.request.root);
-    if (err == ERR_OK && read_params(&reading) != ERR_OK)
+        err = refuse_unknown(reading.request.root, of == PARAMS_DEFAULTS);
+    if (err == ERR_OK && (read_params(&reading) != ERR_OK || read_one_reply(&reading) != ERR_OK))
         err = err_set(ERR_USAGE, "--params: %s", error.message);
     if (err == ERR_OK) {
         *out = reading.request.prompt.params;

@@ -224,8 +224,9 @@ static const char *prompt_field(enum api_kind kind)
  * the parameter that it begins with. */
 static void param_of(char out[64], const char *code, const char *text, enum api_kind kind)
 {
-    static const char *const others[] = {"n", "grammar", "logit_bias", "logprobs", "tokens"};
-    size_t len = strcspn(text, " ");
+    static const char *const others[] = {"n",     "grammar", "logit_bias", "logprobs", "tokens",
+                                         "input", "prompt",  "content",    "model"};
+    size_t len = strcspn(text, " ["), whole = strcspn(text, " ");
     bool known = false;
 
     out[0] = '\0';
@@ -238,6 +239,8 @@ static void param_of(char out[64], const char *code, const char *text, enum api_
             known = known || strcmp(out, others[i]) == 0;
         if (!known)
             out[0] = '\0';
+        else if (whole < 64)
+            snprintf(out, 64, "%.*s", (int)whole, text); /* "input[2]" */
     }
 }
 

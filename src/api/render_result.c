@@ -6,37 +6,11 @@
 #include <string.h>
 
 #include "api/write.h"
+#include "base/base64.h"
+
+#define VECTOR_BYTES_MAX ((size_t)8 << 20)
 
 /* ---- embeddings ---- */
-
-/* Six bits, -1 for a character that is none of base64's. */
-static int sextet_of(char c)
-{
-    if (c >= 'A' && c <= 'Z')
-        return c - 'A';
-    if (c >= 'a' && c <= 'z')
-        return c - 'a' + 26;
-    if (c >= '0' && c <= '9')
-        return c - '0' + 52;
-    return c == '+' ? 62 : c == '/' ? 63 : -1;
-}
-
-/* The next four characters → up to three bytes; 0: broken, or the end. */
-static size_t decode_group(const char *text, unsigned char out[3])
-{
-    uint32_t bits = 0;
-    size_t count = 0;
-
-    while (count < 4 && sextet_of(text[count]) >= 0)
-        bits = bits << 6 | (uint32_t)sextet_of(text[count++]);
-    if (count < 2)
-        return 0;
-    bits <<= 6 * (4 - count);
-    out[0] = (unsigned char)(bits >> 16);
-    out[1] = (unsigned char)(bits >> 8);
-    out[2] = (unsigned char)bits;
-    return count - 1;
-}
 
 /* Nine digits say which float it is.  Written without a search for the shortest form: there may be
  * a hundred thousand of them. */
@@ -56,27 +30,24 @@ static void write_float(struct json_out *out, float value)
 
 static void write_floats(struct json_out *out, const char *base64)
 {
-    unsigned char bytes[4];
-    size_t have = 0, got;
+    struct buf bytes;
 
+    buf_init(&bytes, VECTOR_BYTES_MAX);
     json_out_array(out, "embedding");
-    do {
-        unsigned char group[3];
-        got = decode_group(base64, group);
-        for (size_t i = 0; i < got; i++) {
-            bytes[have++] = group[i];
-            if (have == sizeof bytes) {
-                uint32_t bits = (uint32_t)bytes[0] | (uint32_t)bytes[1] << 8 |
-                                (uint32_t)bytes[2] << 16 | (uint32_t)bytes[3] << 24;
-                float value;
-                memcpy(&value, &bits, sizeof value);
-                write_float(out, value);
-                have = 0;
-            }
-        }
-        base64 += 4;
-    } while (got == 3);
+    /* What is broken gives no numbers that were not there. */
+    enum err err = base64_decode(&bytes, base64, strlen(base64));
+    if (err == ERR_NOMEM && out->err == ERR_OK)
+        out->err = err;
+    for (size_t i = 0; i + 4 <= bytes.len; i += 4) {
+        const unsigned char *at = (const unsigned char *)bytes.data + i;
+        uint32_t bits =
+            (uint32_t)at[0] | (uint32_t)at[1] << 8 | (uint32_t)at[2] << 16 | (uint32_t)at[3] << 24;
+        float value;
+        memcpy(&value, &bits, sizeof value);
+        write_float(out, value);
+    }
     json_out_array_end(out);
+    buf_done(&bytes);
 }
 
 static void write_embeddings(struct json_out *out, const struct render *render,

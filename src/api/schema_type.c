@@ -358,7 +358,7 @@ static enum err other_name(struct walk *walk, const struct member *const *same, 
             err = buf_append(&body, said.data + i, 1);
     }
     if (err == ERR_OK)
-        err = buf_printf(&body, "] char*%s", whole ? "" : " |");
+        err = buf_printf(&body, "] char*%s", whole ? "" : " | \"\"");
     if (err == ERR_OK)
         err = walk_make_rule(walk, &body, &rule);
     snprintf(name, WALK_NAME, "r%d", rule);
@@ -405,7 +405,8 @@ static enum err put_other(struct walk *walk, const json_t *schema, struct object
 /* What may follow once a member stands there: those from `from` on, then others. */
 static enum err put_tail(const struct object *object, size_t from, struct buf *body)
 {
-    enum err err = ERR_OK;
+    bool none = from == object->count && object->more[0] == '\0';
+    enum err err = none ? buf_append_text(body, " \"\"") : ERR_OK; /* a rule says something */
 
     for (size_t i = from; err == ERR_OK && i < object->count; i++)
         err = buf_printf(body, object->members[i].required ? " \",\" ws %s" : " ( \",\" ws %s )?",

@@ -11,6 +11,7 @@
 #include "bus/replies.h"
 #include "bus/tokens.h"
 #include "wire/subject.h"
+#include "wire/trace.h"
 
 #define REPEAT_MS    500  /* how often unanswered endings are looked at */
 #define PATIENCE_MS  2000 /* an ending unanswered for this long is put again */
@@ -172,6 +173,8 @@ struct cancel {
     char trace_id[ID_SIZE], owner[OWNER_LEN + 1];
     json_t *request, *messages; /* references of ours; NULL: none */
     bool keep_in_queue, detached;
+    bool fenced;
+    bool first;     /* the tombstone expects no claim before it: then there are no pieces, either */
     bool text_full; /* no more of it fits */
     double accepted_at;
     struct buf text; /* what had been made of the reply */
@@ -320,11 +323,42 @@ static void on_tombstone(void *arg, enum err err, uint64_t sequence)
     (void)sequence;
     if (cancel->endings == NULL)
         err = ERR_CANCELLED;
+    if (err == ERR_OK && cancel->first) {
+        on_read(cancel, ERR_OK, NULL, 0);
+        return;
+    }
+    if (err == ERR_EXISTS && cancel->first && !cancel->fenced) {
+        cancel->first = false; /* somebody has claimed after all */
+        err = tokens_tombstone(cancel->endings->bus, cancel->gateway, cancel->id, cancel->reason,
+                               NULL, on_tombstone, cancel);
+        if (err == ERR_OK)
+            return;
+    }
     if (err == ERR_OK)
         err = tokens_read(cancel->endings->bus, cancel->gateway, cancel->id, on_piece, on_read,
                           cancel);
     if (err != ERR_OK)
         cancel_finish(cancel, err);
+}
+
+struct cancel_spec cancel_spec_of(const struct prompt *prompt, const char *reason,
+                                  double accepted_at, char trace_id[ID_SIZE])
+{
+    trace_id_of(trace_id, prompt->traceparent);
+    return (struct cancel_spec){
+        .id = prompt->id,
+        .gateway = prompt->gateway,
+        .prompter = prompt->prompter,
+        .model = prompt->model,
+        .owner = prompt->owner,
+        .request = prompt->request,
+        .messages = json_object_get(prompt->root, "messages"),
+        .reason = reason,
+        .tombstone = true,
+        .detached = prompt->detached,
+        .accepted_at = accepted_at,
+        .trace_id = trace_id,
+    };
 }
 
 enum err endings_cancel(struct endings *endings, const struct cancel_spec *spec, bus_done_fn *fn,
@@ -354,9 +388,12 @@ enum err endings_cancel(struct endings *endings, const struct cancel_spec *spec,
     cancel->arg = arg;
     buf_init(&cancel->text, REPLY_BYTES_MAX / 2);
     enum err err;
+    const uint64_t fence = spec->fenced ? spec->fence : 0;
+    cancel->fenced = spec->fenced;
+    cancel->first = spec->tombstone && fence == 0 && (spec->fenced || spec->unclaimed);
     if (spec->tombstone)
         err = tokens_tombstone(endings->bus, cancel->gateway, cancel->id, cancel->reason,
-                               spec->fenced ? &spec->fence : NULL, on_tombstone, cancel);
+                               spec->fenced || cancel->first ? &fence : NULL, on_tombstone, cancel);
     else
         err = tokens_read(endings->bus, cancel->gateway, cancel->id, on_piece, on_read, cancel);
     if (err != ERR_OK) {

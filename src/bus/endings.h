@@ -13,8 +13,10 @@
 #ifndef WYVERN_BUS_ENDINGS_H
 #define WYVERN_BUS_ENDINGS_H
 
+#include "base/id.h"
 #include "bus/bus.h"
 #include "bus/js.h"
+#include "wire/prompt.h"
 #include "wire/reply.h"
 
 struct endings;
@@ -40,11 +42,17 @@ struct cancel_spec { /* texts are copied */
     bool tombstone;         /* put one first; false: it stands there already */
     bool fenced;        /* put it only if the latest claim is this one; else fn gets ERR_EXISTS */
     uint64_t fence;     /* its sequence; 0: nobody has claimed */
+    bool unclaimed;     /* as far as is known nobody has claimed: cheaper where it is so */
     bool keep_in_queue; /* the caller holds the prompt and acknowledges it itself */
     bool detached;
     double accepted_at;   /* 0: not known */
     const char *trace_id; /* NULL, "": not known */
 };
+
+/* What cancels a prompt that stands in the queue, tombstone and all; borrowed from the prompt,
+ * trace_id from the caller's memory. */
+struct cancel_spec cancel_spec_of(const struct prompt *prompt, const char *reason,
+                                  double accepted_at, char trace_id[ID_SIZE]);
 
 /* fn: ERR_OK when the record exists and the prompt is out of its queue.  On ERR_UNAVAILABLE nothing
  * is lost: whoever meets the tombstone, or expires the prompt, does the rest. */

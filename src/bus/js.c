@@ -8,6 +8,8 @@
 #include "wire/json.h"
 #include "wire/subject.h"
 
+#define PART_BYTES (8 << 20) /* what one direct get of a list brings at most */
+
 /* err_code values of JetStream's API errors. */
 enum {
     JS_STREAM_STORE_FAILED = 10077, /* "maximum messages exceeded", "maximum bytes exceeded" */
@@ -156,6 +158,90 @@ uint64_t js_stored_sequence(const struct bus_message *message)
 {
     const char *text = bus_message_header(message, "Nats-Sequence");
     return text != NULL ? strtoull(text, NULL, 10) : 0;
+}
+
+struct list {
+    struct bus *bus;
+    char api[64], subject[SUBJECT_MAX];
+    js_list_fn *fn;
+    void *arg;
+    uint64_t next;            /* sequence to go on at */
+    unsigned wanted, in_part; /* still; that this direct get brought */
+};
+
+static enum err list_part(struct list *list);
+
+static void list_finish(struct list *list, enum err err, bool more)
+{
+    list->fn(list->arg, err, NULL, more ? list->next : 0);
+    free(list);
+}
+
+/* A direct get is over: its last word says how many more match. */
+static void list_part_end(struct list *list, const struct bus_message *word)
+{
+    const char *text = bus_message_header(word, "Nats-Num-Pending");
+    bool more = text != NULL && strtoull(text, NULL, 10) > 0;
+    enum err err = ERR_OK;
+    if (more && list->wanted > 0) {
+        /* It brought its PART_BYTES. */
+        err = list->in_part > 0 ? list_part(list)
+                                : err_set(ERR_UNAVAILABLE, "the broker ended a read early");
+        if (err == ERR_OK)
+            return;
+    }
+    list_finish(list, err, more);
+}
+
+static bool on_listed(void *arg, enum err err, const struct bus_message *message)
+{
+    struct list *list = arg;
+    if (err == ERR_OK && message->status == 0) {
+        list->next = js_stored_sequence(message) + 1;
+        list->in_part++;
+        list->wanted -= list->wanted > 0;
+        list->fn(list->arg, ERR_OK, message, list->next);
+        return true;
+    }
+    if (err == ERR_OK && message->status == 204) {
+        list_part_end(list, message);
+        return false;
+    }
+    if (err == ERR_OK && message->status != 404)
+        err = err_set(ERR_UNAVAILABLE, "the broker ended a read with status %d", message->status);
+    list_finish(list, err, false);
+    return false;
+}
+
+static enum err list_part(struct list *list)
+{
+    char ask[SUBJECT_MAX + 128];
+    list->in_part = 0;
+    int len =
+        snprintf(ask, sizeof ask,
+                 "{\"batch\":%u,\"max_bytes\":%d,\"seq\":%" PRIu64 ",\"next_by_subj\":\"%s\"}",
+                 list->wanted, PART_BYTES, list->next, list->subject);
+    return bus_request(list->bus, list->api, NULL, 0, ask, (size_t)len, JS_TIMEOUT_MS, on_listed,
+                       list, NULL);
+}
+
+enum err js_list(struct bus *bus, const char *stream, const char *subject, uint64_t from,
+                 unsigned most, js_list_fn *fn, void *arg)
+{
+    struct list *list = calloc(1, sizeof *list);
+    if (list == NULL)
+        return err_set(ERR_NOMEM, "out of memory");
+    list->bus = bus;
+    list->fn = fn;
+    list->arg = arg;
+    list->next = from > 0 ? from : 1;
+    list->wanted = most < 1 ? 1 : most > JS_LIST_MOST ? JS_LIST_MOST : most;
+    snprintf(list->api, sizeof list->api, "$JS.API.DIRECT.GET.%s", stream);
+    snprintf(list->subject, sizeof list->subject, "%s", subject);
+    enum err err = list_part(list);
+    if (err != ERR_OK)
+        free(list);
+    return err;
 }
 
 enum err js_call(struct bus *bus, const char *subject, const char *json, bus_done_fn *fn, void *arg)

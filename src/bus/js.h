@@ -43,6 +43,13 @@ MUST_USE enum err js_publish_for(struct bus *bus, const char *subject,
 /* A direct get: "last_by_subj" of a subject, which may hold wildcards.  fn gets one answer. */
 MUST_USE enum err js_last(struct bus *bus, const char *stream, const char *subject,
                           bus_reply_fn *fn, void *arg);
+/* What a stream has of a subject with wildcards, oldest first, from a sequence on (0: the first),
+ * at most so many (1 … JS_LIST_MOST): fn for each message, and at last once with message NULL:
+ * ERR_OK, or why it ended early; next is where to go on, 0: nothing is left. */
+typedef void js_list_fn(void *arg, enum err err, const struct bus_message *message, uint64_t next);
+#define JS_LIST_MOST 1000
+MUST_USE enum err js_list(struct bus *bus, const char *stream, const char *subject, uint64_t from,
+                          unsigned most, js_list_fn *fn, void *arg);
 /* Of a message that a direct get brought: its sequence in the stream. */
 uint64_t js_stored_sequence(const struct bus_message *message);
 

@@ -22,6 +22,12 @@ MUST_USE enum err objects_put(struct bus *bus, const char *name, const uint64_t 
                               unsigned keep_s, const void *data, size_t len, bus_done_fn *fn,
                               void *arg);
 
+/* The same, only while the object `under` stands at this sequence (ERR_EXISTS otherwise): who holds
+ * that one holds these. */
+MUST_USE enum err objects_put_under(struct bus *bus, const char *name, const char *under,
+                                    uint64_t sequence, const void *data, size_t len,
+                                    bus_done_fn *fn, void *arg);
+
 /* What stands under a name; of all that match a name with wildcards, the latest.  ERR_NOT_FOUND.
  * data is NUL-terminated and borrowed. */
 typedef void object_fn(void *arg, enum err err, const char *name, uint64_t sequence,

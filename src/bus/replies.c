@@ -172,3 +172,38 @@ enum err replies_erase_text(struct bus *bus, const struct reply *record, uint64_
     bare.text = NULL;
     return put_bare(bus, &bare, sequence, fn, arg);
 }
+
+struct list_query {
+    replies_list_fn *fn;
+    void *arg;
+};
+
+static void on_listed(void *arg, enum err err, const struct bus_message *message, uint64_t next)
+{
+    struct list_query *query = arg;
+    struct reply record = {0};
+    if (message == NULL) {
+        struct list_query last = *query;
+        free(query);
+        last.fn(last.arg, err, next, NULL);
+        return;
+    }
+    if (reply_decode(&record, message->data, message->len) == ERR_OK)
+        query->fn(query->arg, ERR_OK, js_stored_sequence(message), &record);
+    reply_done(&record);
+}
+
+enum err replies_list(struct bus *bus, const char *gateway, uint64_t from, unsigned most,
+                      replies_list_fn *fn, void *arg)
+{
+    char subject[SUBJECT_MAX];
+    struct list_query *query = malloc(sizeof *query);
+    if (query == NULL)
+        return err_set(ERR_NOMEM, "out of memory");
+    *query = (struct list_query){fn, arg};
+    subject_reply(subject, gateway != NULL ? gateway : "*", "*");
+    enum err err = js_list(bus, "REPLIES", subject, from, most, on_listed, query);
+    if (err != ERR_OK)
+        free(query);
+    return err;
+}

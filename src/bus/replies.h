@@ -33,6 +33,13 @@ MUST_USE enum err replies_get(struct bus *bus, const char *gateway, const char *
 /* The same by the id alone: whichever gateway owned it. */
 MUST_USE enum err replies_find(struct bus *bus, const char *id, replies_get_fn *fn, void *arg);
 
+/* Records of a gateway's prompts (NULL: of all gateways), oldest first, from a sequence on; at last
+ * once with record NULL, and where to go on (0: nothing is left). */
+typedef void replies_list_fn(void *arg, enum err err, uint64_t sequence,
+                             const struct reply *record);
+MUST_USE enum err replies_list(struct bus *bus, const char *gateway, uint64_t from, unsigned most,
+                               replies_list_fn *fn, void *arg);
+
 /* Puts the record again without its text and what it kept of the request, marked as deleted, if it
  * is still the one with this sequence. */
 MUST_USE enum err replies_delete(struct bus *bus, const struct reply *record, uint64_t sequence,

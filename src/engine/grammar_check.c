@@ -66,7 +66,7 @@ static enum err check_left_recursion(struct check *check)
     for (unsigned round = 0; changed; round++) {
         changed = false;
         if (round == ROUNDS_MAX)
-            return err_set(ERR_INVALID, "grammar: its rules hang together too deeply");
+            return err_set(ERR_INVALID, "grammar has rules that hang together too deeply");
         for (size_t i = 0; i < count; i++) {
             if (!check->nullable[i] && walk_beginning(check, i, 0, &ready))
                 check->nullable[i] = changed = true;
@@ -84,8 +84,8 @@ static enum err check_left_recursion(struct check *check)
         const struct rule *rule = &check->rules->rules[i];
         if (check->before[i] > 0)
             return err_set(ERR_INVALID,
-                           "grammar: the rule %.*s can begin with itself (left recursion), or is "
-                           "used by one that can",
+                           "grammar has the rule %.*s, which can begin with itself (left "
+                           "recursion), or is used by one that can",
                            (int)(rule->name_len < 64 ? rule->name_len : 64), rule->name);
     }
     return ERR_OK;
@@ -97,7 +97,7 @@ enum err grammar_rules_check(struct grammar_rules *rules)
     for (size_t i = 0; i < rules->rule_count; i++) {
         const struct rule *rule = &rules->rules[i];
         if (rule->start < 0)
-            return err_set(ERR_INVALID, "grammar: the rule %.*s is not defined",
+            return err_set(ERR_INVALID, "grammar has no rule %.*s",
                            (int)(rule->name_len < 64 ? rule->name_len : 64), rule->name);
         if (rule->name_len == 4 && memcmp(rule->name, "root", 4) == 0) {
             rules->root = i;
@@ -105,7 +105,7 @@ enum err grammar_rules_check(struct grammar_rules *rules)
         }
     }
     if (!rooted)
-        return err_set(ERR_INVALID, "grammar: the rule root is missing");
+        return err_set(ERR_INVALID, "grammar has no rule root");
     struct check check = {.rules = rules};
     check.nullable = calloc(rules->rule_count, sizeof *check.nullable);
     check.seen = calloc(rules->code_count, sizeof *check.seen);

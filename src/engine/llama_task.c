@@ -232,9 +232,9 @@ static enum err end_input(struct llama_task *task)
 {
     size_t width = task->result.vector_size;
     float *vector = task->result.vectors + task->input * width;
-    double count = (double)(task->ids.len / sizeof(int32_t));
+    size_t count = task->ids.len / sizeof(int32_t);
     for (size_t i = 0; i < width; i++)
-        vector[i] = (float)(task->sum[i] / count); /* its length does not matter */
+        vector[i] = (float)(task->sum[i] / (double)count); /* its length does not matter */
     task->input++;
     buf_clear(&task->ids);
     return task_normalise(vector, width);

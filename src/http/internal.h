@@ -131,7 +131,7 @@ struct http_server {
     struct http_limits limits;
     http_handler_fn *handler;
     http_error_fn *error_body;
-    http_body_limit_fn *body_limit;
+    http_admit_fn *admit;
     void *arg;
     size_t bodies_bytes; /* of all connections */
     unsigned port;

@@ -282,14 +282,18 @@ static int parse_target(struct connection *conn)
     return 0;
 }
 
-/* How large the body may be is asked with all that is known of the request by now. */
+/* Asked with all that is known of the request by now. */
 static int check_body_size(struct connection *conn)
 {
     struct http_server *server = conn->server;
     conn->body.limit = server->limits.body_bytes;
-    if (server->body_limit != NULL) {
+    if (server->admit != NULL) {
+        const char *why = "refused";
         parse_fill_request(conn);
-        conn->body.limit = server->body_limit(server->arg, &conn->exchange.request);
+        int status = server->admit(server->arg, &conn->exchange.request, &conn->body.limit, &why);
+        if (status != 0) {
+            return refuse(conn, status, why);
+        }
     }
     if (conn->parser.content_length > conn->body.limit) {
         return refuse(conn, 413, "the body is too large");

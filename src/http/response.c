@@ -298,11 +298,12 @@ void response_refuse(struct connection *conn, int status, const char *message)
 {
     char body[2048];
     size_t len = error_body(conn->server, status, message, body, sizeof body);
-    const struct http_header retry = {"Retry-After", "1"};
+    const struct http_header retry = {"Retry-After", "1"}, who = {"WWW-Authenticate", "Bearer"};
     conn->keep_alive = false;
     parse_drop_body(conn);
     conn->server->counts.refused_total++;
-    put_head(conn, status, &retry, status == 503 ? 1 : 0, "application/json", FRAMING_LENGTH, len);
+    put_head(conn, status, status == 401 ? &who : &retry, status == 503 || status == 401 ? 1 : 0,
+             "application/json", FRAMING_LENGTH, len);
     if (conn->parser.method != HTTP_HEAD) {
         put(conn, body, len);
     }

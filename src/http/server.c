@@ -237,7 +237,7 @@ enum err http_server_new(struct http_server **out, struct loop *loop,
     server->sweep_ms = sweep_interval(&server->limits);
     server->handler = config->handler;
     server->error_body = config->error_body;
-    server->body_limit = config->body_limit;
+    server->admit = config->admit;
     server->arg = config->arg;
     TAILQ_INIT(&server->all);
     TAILQ_INIT(&server->dirty);

@@ -59,7 +59,7 @@ typedef size_t http_error_fn(void *arg, int status, const char *message, char *o
 struct http_limits {          /* 0 anywhere: the default in brackets */
     size_t head_bytes;        /* request line + headers [16 KiB] */
     unsigned header_count;    /* [100] */
-    size_t body_bytes;        /* [1 MiB]; see http_config.body_limit */
+    size_t body_bytes;        /* [1 MiB]; see http_config.admit */
     size_t bodies_bytes;      /* of all request bodies together, as far as they have come; beyond
                                  it 503 [256 MiB] */
     unsigned connections;     /* further ones get 503 and are closed [4096] */
@@ -72,8 +72,10 @@ struct http_limits {          /* 0 anywhere: the default in brackets */
     unsigned write_ms;        /* no byte taken by the reader for this long while some wait [30 s] */
 };
 
-/* How large the body of this request may be; asked when its head is whole. */
-typedef size_t http_body_limit_fn(void *arg, const struct http_request *head);
+/* Asked when a request's head is whole, before its body is taken in: may change how large that may
+ * be.  Returns 0, or the status to refuse it with, and *why. */
+typedef int http_admit_fn(void *arg, const struct http_request *head, size_t *body_bytes,
+                          const char **why);
 
 struct http_config {
     const char *host; /* address to listen on */
@@ -81,8 +83,8 @@ struct http_config {
     struct http_limits limits;
     http_handler_fn *handler;
     http_error_fn *error_body;
-    http_body_limit_fn *body_limit; /* NULL: limits.body_bytes for every request */
-    void *arg;                      /* for all three */
+    http_admit_fn *admit; /* NULL: everything, with limits.body_bytes */
+    void *arg;            /* for all three */
 };
 
 struct http_counts { /* plain numbers; the role maps them to its metrics */

@@ -23,6 +23,7 @@
 #include "bus/teller.h"
 #include "bus/tokens.h"
 #include "config/options.h"
+#include "roles/forget.h"
 #include "roles/roles.h"
 #include "wire/presence.h"
 #include "wire/trace.h"
@@ -41,6 +42,7 @@ struct respond {
     struct presence presence;
     struct loop_timer *tick;
     struct teller *teller;
+    struct forget *forget;
     unsigned working; /* records being made */
     bool fetching, pausing, leaving, sweeping;
     uint64_t sweep_from;
@@ -178,22 +180,8 @@ static void on_expired(void *arg, enum err err, uint64_t sequence)
 static void expire(struct respond *respond, const struct prompt *prompt, double accepted_at)
 {
     char trace_id[ID_SIZE];
-    trace_id_of(trace_id, prompt->traceparent);
-    const struct cancel_spec spec = {
-        .id = prompt->id,
-        .gateway = prompt->gateway,
-        .prompter = prompt->prompter,
-        .model = prompt->model,
-        .owner = prompt->owner,
-        .request = prompt->request,
-        .messages = json_object_get(prompt->root, "messages"),
-        .reason = "expired",
-        .tombstone = true,
-        .fenced = true, /* only what no worker holds */
-        .detached = prompt->detached,
-        .accepted_at = accepted_at,
-        .trace_id = trace_id,
-    };
+    struct cancel_spec spec = cancel_spec_of(prompt, "expired", accepted_at, trace_id);
+    spec.fenced = true; /* only what no worker holds */
     char *id = strdup(prompt->id);
     if (id == NULL || endings_cancel(respond->endings, &spec, on_expired, id) != ERR_OK)
         free(id); /* the next sweep tries again */
@@ -234,6 +222,8 @@ static void on_tick(void *arg)
     respond->sweep_from = 0;
     respond->swept = 0;
     sweep_next(respond);
+    if (!respond->leaving)
+        forget_tick(respond->forget);
     kick(respond);
 }
 
@@ -255,6 +245,7 @@ static void on_bus_state(void *arg, bool connected)
     respond->away_since_ns = connected ? 0 : clock_mono_ns();
     if (connected) {
         teller_tell(respond->teller);
+        forget_reconnected(respond->forget);
         kick(respond);
     }
 }
@@ -294,6 +285,8 @@ static enum err start(struct respond *respond)
         err = teller_new(&respond->teller, respond->bus, respond->loop, presence, NULL, NULL);
     if (err == ERR_OK)
         err = endings_new(&respond->endings, respond->bus, respond->loop);
+    if (err == ERR_OK)
+        err = forget_new(&respond->forget, respond->bus);
     return err;
 }
 
@@ -318,6 +311,7 @@ int role_respond(const struct settings *settings, int argc, char **argv)
     endings_free(respond.endings);
     teller_free(respond.teller);
     bus_close(respond.bus);
+    forget_free(respond.forget);
     loop_timer_free(respond.tick);
     loop_free(respond.loop);
     join_done(&respond.join);

@@ -179,7 +179,7 @@ static enum err check_params(const struct up *up)
     enum err err = ERR_OK;
     if (up->settings->params == NULL)
         return ERR_OK;
-    err = params_parse(&params, &root, up->settings->params, false);
+    err = params_parse(&params, &root, up->settings->params, PARAMS_DEFAULTS);
     bool searches = params.search.given;
     json_decref(root);
     if (err != ERR_OK || !searches)

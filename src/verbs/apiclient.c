@@ -124,7 +124,7 @@ static enum err params_add(json_t *body, const char *text)
     };
     struct prompt_params params;
     json_t *root = NULL;
-    enum err err = params_parse(&params, &root, text, false);
+    enum err err = params_parse(&params, &root, text, PARAMS_REQUEST);
     if (err != ERR_OK)
         return err;
     for (size_t i = 0; i < sizeof lengths / sizeof lengths[0]; i++)

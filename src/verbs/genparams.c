@@ -17,7 +17,7 @@ enum err genparams_read(struct genparams *out, const struct settings *settings)
     if (settings->truncate != NULL)
         flags.truncate = prompt_truncate_of(settings->truncate);
     if (settings->params != NULL) {
-        enum err err = params_parse(&out->asked, &out->root, settings->params, true);
+        enum err err = params_parse(&out->asked, &out->root, settings->params, PARAMS_OWN);
         if (err != ERR_OK)
             return err;
     }

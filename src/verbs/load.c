@@ -256,7 +256,7 @@ static enum err params_bound(const char *text, bool *bound)
     json_t *root = NULL;
     if (text == NULL)
         return ERR_OK;
-    enum err err = params_parse(&params, &root, text, false);
+    enum err err = params_parse(&params, &root, text, PARAMS_REQUEST);
     if (err != ERR_OK)
         return err;
     *bound =

@@ -132,6 +132,9 @@ enum err json_parse_naming(json_t **out, const char *data, size_t len, char *fie
             return err_set(ERR_NOMEM, "no memory for JSON of %zu bytes", len);
         /* jansson stands behind the bad token; its last byte is in the field at fault */
         name_field(data, len, position > 0 ? position - 1 : 0, field, cap);
+        if (json_error_code(&error) == json_error_null_character)
+            return err_set(ERR_INVALID, "line %d column %d: a text must not hold \\u0000",
+                           error.line, error.column);
         return err_set(ERR_INVALID, "malformed JSON, line %d column %d: %s", error.line,
                        error.column, error.text);
     }

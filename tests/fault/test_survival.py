@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import select
 import signal
 import socket
 import struct
@@ -69,10 +70,8 @@ def gateway_pid(house, index):
 
 
 def kill_gateway(house, index):
-    """Kills it, and waits until the one that comes after it listens."""
-    pid = gateway_pid(house, index)
-    kill(pid)
-    return pid
+    """Another comes after it, on the same port; who asks there waits for it."""
+    kill(gateway_pid(house, index))
 
 
 def records(house, prompt_id):
@@ -98,9 +97,13 @@ def claims(house, prompt_id):
 class Reader:
     """A raw socket that reads a stream of events and can drop the connection at any byte."""
 
-    def __init__(self, house, gateway, method, path, body=None, who="ann"):
+    def __init__(self, house, gateway, method, path, body=None, who="ann", window=None):
         data = b"" if body is None else json.dumps(body).encode()
-        self.socket = socket.create_connection(("127.0.0.1", house.service.port + gateway), 30)
+        self.socket = socket.socket()
+        self.socket.settimeout(30)
+        if window is not None:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, window)
+        self.socket.connect(("127.0.0.1", house.service.port + gateway))
         self.socket.sendall(
             f"{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
             f"Authorization: Bearer {house.keys[who]}\r\nContent-Length: {len(data)}\r\n\r\n"
@@ -281,6 +284,96 @@ def test_one_of_several_readers_leaves(house):
         assert seen[i] == seen[1]
 
 
+def test_a_reader_comes_while_it_waits(house):
+    fillers = [house.ann[0].responses.create(model="default", background=True,
+                                             input=f"f{i} tokens=100000 delay_ms=50")
+               for i in range(8)]
+    try:
+        wait_for(lambda: house.active() == 8, "busy slots")
+        reply = house.ann[0].responses.create(model="default", background=True,
+                                              input="early tokens=30 delay_ms=10")
+        readers = [resume(house, reply.id, -1, i) for i in range(2)]
+        seen = [reader.take(5) for reader in readers]  # what is known before its turn
+        assert house.ann[1].responses.retrieve(reply.id).status == "queued"
+    finally:
+        for filler in fillers:
+            house.ann[0].responses.delete(filler.id)
+    for events, reader in zip(seen, readers):
+        events += reader.events
+        assert numbers(events) == list(range(5 + 30 + 4))
+        assert text_of(events) == fake_text("early", 30)
+
+
+def test_a_gateway_is_asked_to_leave(house):
+    """It does not wait for replies that go on without it."""
+    reply = house.ann[1].responses.create(model="default", background=True,
+                                          input="stays tokens=250 delay_ms=20")
+    wait_for(lambda: house.ann[0].responses.retrieve(reply.id).status == "in_progress", "its turn")
+    pid = gateway_pid(house, 1)
+    begun = process_start(pid)
+    os.kill(pid, signal.SIGTERM)
+    wait_for(lambda: process_start(pid) != begun, "its leaving", 4)
+    assert house.ann[0].responses.retrieve(reply.id).status == "in_progress"
+    assert said(answer_of(house, reply.id, 0)) == fake_text("stays", 250)
+
+
+def test_a_poisonous_background_reply_fails_in_order(house):
+    """Three workers die of it: its readers hear what was said, then response.failed."""
+    reply = house.ann[1].responses.create(model="default", background=True,
+                                          input="poison tokens=60 crash_at=3")
+    reader = resume(house, reply.id, -1, 0)
+    events = list(reader.events)
+    assert numbers(events) == list(range(5 + 3 + 1))
+    assert text_of(events) == fake_text("poison", 3)
+    ended = json.loads(events[-1][1])
+    assert (ended["type"], ended["response"]["status"]) == ("response.failed", "failed")
+    assert house.events(reply.id, gateway=1) == events
+    assert house.ann[1].responses.retrieve(reply.id).status == "failed"
+
+
+def memory(pid):
+    """Resident KiB."""
+    with open(f"/proc/{pid}/status", encoding="ascii") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmRSS:"))
+
+
+def test_a_long_reply_is_resumed_at_its_readers_pace(house):
+    """What is stored waits for a reader with a narrow window; all of it comes, once."""
+    reply = house.ann[0].responses.create(model="default", background=True,
+                                          input="epic tokens=30000 delay_ms=0")
+    answer_of(house, reply.id, 0)
+    reader = Reader(house, 1, "GET", f"/v1/responses/{reply.id}?stream=true&starting_after=9",
+                    window=4096)
+    events = reader.take(100)
+    pid = gateway_pid(house, 1)
+    assert memory(pid) < 128 * 1024
+    events += reader.events
+    assert numbers(events) == list(range(10, 5 + 30000 + 4))
+    assert text_of(events) == fake_text("epic", 30000, 5)
+    # others that leave in the middle of it
+    for _ in range(3):
+        reader = Reader(house, 1, "GET", f"/v1/responses/{reply.id}?stream=true", window=4096)
+        reader.take(50)
+        reader.drop()
+    assert house.ann[1].responses.retrieve(reply.id).status == "completed"
+    assert gateway_pid(house, 1) == pid
+
+
+def test_a_reader_that_does_not_read(house):
+    """It costs its gateway a bounded memory, and its reply nothing."""
+    pid = gateway_pid(house, 0)
+    before = memory(pid)
+    tag = "x" * 60
+    reader = Reader(house, 0, "POST", "/v1/responses", {
+        "model": "default", "stream": True, "input": f"{tag} tokens=20000 delay_ms=0"})
+    response_id = json.loads(reader.take(1)[0][1])["response"]["id"]
+    whole = answer_of(house, response_id, 1)
+    assert said(whole) == fake_text(tag, 20000)
+    assert memory(pid) - before < 64 * 1024
+    assert gateway_pid(house, 0) == pid
+    reader.drop()
+
+
 # ---- not detached ----
 
 def chat(text, **fields):
@@ -394,6 +487,46 @@ def test_a_gateway_dies_and_what_is_not_detached_with_it(house):
         assert "own" not in (records(house, prompt_id)["text"] or ""), "its text is kept"
 
 
+def test_what_ended_after_its_gateway_died_is_forgotten(house):
+    """Its worker was done before it noticed; a response worker takes the text away."""
+    readers = [Reader(house, 1, "POST", path, body(f"late{i} tokens=100 delay_ms=20"))
+               for i, (path, body) in enumerate(OWNED)]
+    ids = [prompt_of(reader.take(4)[0]) for reader in readers]
+    kept = house.ann[1].responses.create(model="default", background=True,
+                                         input="kept tokens=100 delay_ms=20")
+    kill_gateway(house, 1)
+    for prompt_id in ids:
+        record = wait_for(lambda i=prompt_id: records(house, i), "its end", 10)
+        assert record["status"] == "completed" and record["reply_tokens"] == 100
+    for prompt_id in ids:
+        wait_for(lambda i=prompt_id: records(house, i)["text"] is None, "its text to be gone", 30)
+    assert said(answer_of(house, kept.id, 0)) == fake_text("kept", 100)
+
+
+@pytest.mark.parametrize("wait_ms", [0, 2, 10])
+def test_readers_that_leave_at_once(house, wait_ms):
+    """Before the prompt is acknowledged, or just after: nothing stays, in the queue or in a slot
+    (the fixture looks)."""
+    known = set()
+    with house.service.broker() as broker:
+        known = set(broker.subjects("REPLIES", "reply.>"))
+    for i in range(60):
+        path, body = OWNED[i % 3]
+        data = json.dumps(body(f"hasty{i} tokens=100000 delay_ms=20")).encode()
+        with socket.create_connection(("127.0.0.1", house.service.port + i % 2), 10) as sock:
+            sock.sendall(f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n"
+                         f"Authorization: Bearer {house.keys['ann']}\r\n\r\n".encode() + data)
+            select.select([sock], [], [], wait_ms / 1000)  # the moment is arbitrary on purpose
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    wait_for(lambda: is_whole(house), "free slots and an empty queue", 10)
+    with house.service.broker() as broker:
+        new = set(broker.subjects("REPLIES", "reply.>")) - known
+        assert new or wait_ms < 10, "none came as far as the queue"
+        for name in new:
+            wait_for(lambda n=name: b"hasty" not in broker.request(
+                f"$JS.API.DIRECT.GET.REPLIES.{n}").data, "its text to be gone", 5)
+
+
 def test_what_nobody_stored_is_nowhere(house):
     """After its delivery, and after its reader left in mid-reply."""
     with house.http() as http:
@@ -425,15 +558,14 @@ def post_key(house, key, path, body, gateway=0, who="ann"):
         return http.post(path, json=body, headers={"idempotency-key": key})
 
 
-def generations(house, tag):
-    """Prompts whose reply a worker began, by the texts that were recorded."""
-    found = []
+def generations(house, tag, known={}):
+    """Prompts whose kept reply begins with a tag.  (Kept ones do not change: each is read once.)"""
     with house.service.broker() as broker:
         for name in broker.subjects("REPLIES", "reply.>"):
-            record = broker.request(f"$JS.API.DIRECT.GET.REPLIES.{name}").json()
-            if (record.get("text") or "").startswith(f"{tag}."):
-                found.append(record["id"])
-    return found
+            if name not in known:
+                record = broker.request(f"$JS.API.DIRECT.GET.REPLIES.{name}").json()
+                known[name] = (record["id"], (record.get("text") or "")[:80])
+    return [prompt for prompt, text in known.values() if text.startswith(f"{tag}.")]
 
 
 KEYED = [("/v1/chat/completions", lambda t: chat(t)),

@@ -3,6 +3,7 @@
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "engine/engine.h"
 
@@ -14,15 +15,16 @@ static bool start(struct engine *engine, const char *prompt, int beams, void *us
     struct engine_search search = engine_search_default();
     search.num_beams = beams;
     const struct engine_message message = {"user", prompt};
-    struct engine_request request = {.messages = &message,
-                                     .message_count = 1,
-                                     .user = user,
-                                     .truncate_left = true,
-                                     .trace = true};
+    struct engine_request request = {
+        .raw_prompt = prompt, .user = user, .truncate_left = true, .trace = true};
     request.params = engine_params_default();
     request.params.max_tokens = 3;
     request.params.seed = 1;
     request.params.search = &search;
+    if (strcmp(engine_info(engine)->arch, "blenderbot") == 0) { /* it takes no raw prompt */
+        request.messages = &message;
+        request.message_count = 1;
+    }
     return engine_start(engine, &request) == ERR_OK;
 }
 

@@ -47,7 +47,7 @@ static void run(const char *rules, const char *text, size_t len)
     struct grammar *slow = NULL, *fast = NULL;
     enum err err = grammar_open(&slow, rules);
     if (err != ERR_OK) {
-        if (err != ERR_INVALID || strncmp(err_text(), "grammar", 7) != 0)
+        if (err != ERR_INVALID || strncmp(err_text(), "grammar ", 8) != 0)
             abort();
         return;
     }

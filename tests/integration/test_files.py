@@ -122,6 +122,20 @@ def test_a_file_over_the_limit_is_refused(filed):
     assert chat.status_code == 413  # other paths keep their own limit
 
 
+def test_without_a_key_no_body_is_taken_in(filed):
+    with socket.create_connection(("127.0.0.1", filed.port)) as raw:
+        raw.settimeout(10)
+        raw.sendall(b"POST /v1/files HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; "
+                    b"boundary=b\r\nContent-Length: 5000000\r\n\r\n")
+        answer = b""
+        while part := raw.recv(65536):
+            answer += part
+    assert answer.startswith(b"HTTP/1.1 401 ") and b"invalid_api_key" in answer
+    filed.keys["eve"] = "wv-" + "e" * 43
+    with pytest.raises(openai.AuthenticationError):
+        client(filed, "eve").files.create(file=("f", b"x"), purpose="batch")
+
+
 PART = b'--b\r\nContent-Disposition: form-data; name="%s"%s\r\n\r\n%s\r\n'
 FILE = PART % (b"file", b'; filename="f"', b"x")
 PURPOSE = PART % (b"purpose", b"", b"batch")

@@ -6,6 +6,7 @@ The fake engine's texts are known and it counts words as tokens, so that a turn 
 
 import asyncio
 import json
+import random
 import re
 
 import httpx
@@ -40,6 +41,10 @@ def finished(client, response_id):
         return got if got.status not in ("queued", "in_progress") else None
 
     return wait_for(ended, f"the end of {response_id}")
+
+
+def numbers(events):
+    return [json.loads(data)["sequence_number"] for _, data in events]
 
 
 # ---- whole and streamed ----
@@ -250,8 +255,90 @@ def test_resume_at_every_number(house, background):
     for after, got in enumerate(running, -1):
         assert got == whole[after + 1:], f"running, after {after}"
     for gateway in range(2):
-        for after, got in enumerate(asyncio.run(resume_all(house, response_id, total, gateway)), -1):
+        ended = asyncio.run(resume_all(house, response_id, total, gateway))
+        for after, got in enumerate(ended, -1):
             assert got == whole[after + 1:], f"ended, after {after} at gateway {gateway}"
+
+
+def async_http(house, who="ann"):
+    return httpx.AsyncClient(trust_env=False, timeout=60,
+                             limits=httpx.Limits(max_connections=None),
+                             headers={"authorization": f"Bearer {house.keys[who]}"})
+
+
+async def events_from(http, house, response_id, after, gateway):
+    url = f"{house.service.gateway_url(gateway)}/v1/responses/{response_id}"
+    got = await http.get(url, params={"stream": "true", "starting_after": after})
+    assert got.status_code == 200, got.text
+    return list(sse_events(got.text.split("\n")))
+
+
+def test_readers_come_at_any_moment(house):
+    """Before, at and after its end, anywhere: the moment is arbitrary on purpose."""
+    dice = random.Random(7)
+
+    async def reader(http, response_id, gateway, after, wait_s):
+        await asyncio.sleep(wait_s)
+        return after, await events_from(http, house, response_id, after, gateway)
+
+    async def all_of_them():
+        async with async_http(house) as http:
+            for turn in range(12):
+                made = await http.post(house.service.gateway_url(turn % 2) + "/v1/responses", json={
+                    "model": "default", "background": True,
+                    "input": f"m{turn} tokens=30 delay_ms=4"})
+                response_id = made.json()["id"]
+                got = await asyncio.gather(*(
+                    reader(http, response_id, i % 2, dice.randrange(-1, 39), dice.random() * 0.25)
+                    for i in range(24)))
+                whole = await events_from(http, house, response_id, -1, 1)
+                assert numbers(whole) == list(range(39))
+                for after, events in got:
+                    assert events == whole[after + 1:], (turn, after)
+
+    asyncio.run(all_of_them())
+
+
+def test_cancelled_and_deleted_at_any_moment(house):
+    """Around its end: one ending, the same for all, told in order."""
+    dice = random.Random(8)
+
+    async def one(http, i):
+        base = [house.service.gateway_url(g) + "/v1/responses" for g in (i % 2, 1 - i % 2)]
+        made = await http.post(base[0], json={
+            "model": "default", "background": True, "input": f"c{i} tokens=20 delay_ms=4"})
+        response_id = made.json()["id"]
+        reader = asyncio.create_task(events_from(http, house, response_id, -1, 1))
+        await asyncio.sleep(0.02 + dice.random() * 0.12)
+        if i % 3 == 2:
+            gone = await http.delete(f"{base[1]}/{response_id}")
+            assert gone.status_code == 200, gone.text
+            assert (await http.get(f"{base[0]}/{response_id}")).status_code == 404
+            seen = await reader if not reader.done() or not reader.exception() else []
+            assert numbers(seen) == list(range(len(seen)))
+            return "deleted"
+        cancelled = await http.post(f"{base[1]}/{response_id}/cancel")
+        assert cancelled.status_code == 200, cancelled.text
+        seen = await reader
+        got = (await http.get(f"{base[0]}/{response_id}")).json()
+        assert got == cancelled.json()
+        assert numbers(seen) == list(range(len(seen)))
+        assert json.loads(seen[-1][1])["response"] == got
+        text = "".join(json.loads(d).get("delta", "") for _, d in seen)
+        assert text == "".join(part["text"] for item in got["output"] for part in item["content"])
+        assert text == fake_text(f"c{i}", text.count(" "))
+        return got["status"]
+
+    async def all_of_them():
+        async with async_http(house) as http:
+            ends = []
+            for turn in range(10):
+                ends += await asyncio.gather(*(one(http, turn * 6 + i) for i in range(6)))
+            return ends
+
+    ends = asyncio.run(all_of_them())
+    assert len(set(ends)) > 1, "the moments were too much alike"
+    wait_for(lambda: house.active() == 0, "free slots", 5)
 
 
 def test_resume_by_the_client(house):

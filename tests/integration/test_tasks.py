@@ -25,8 +25,10 @@ def broker(real):
 
 @pytest.fixture
 def ask(real, broker):
-    """ask(**fields): the record of such a prompt."""
-    return lambda **fields: broker.record(broker.put_prompt(model_of(real), **fields))
+    """ask(**fields): the record of such a prompt.  Detached: workers end others after some seconds,
+    because no gateway owns it."""
+    return lambda **fields: broker.record(
+        broker.put_prompt(model_of(real), **{"detached": True, **fields}))
 
 
 def vector(text):
@@ -65,7 +67,7 @@ def test_template(ask):
 
 
 def test_text_goes_on_as_it_is(ask):
-    record = ask(task="text", inputs=["The capital of France is"],
+    record = ask(task="text", inputs=["The capital of France is"], detached=False,
                  params={"max_tokens": 4, "temperature": 0})
     assert record["text"].startswith(" Paris")
     assert "result" not in record and "cuts" not in record and "logprobs" not in record

@@ -15,6 +15,7 @@
 #define FNV_PRIME       UINT64_C(1099511628211)
 #define HEADERS_LATE_MS 10000 /* a stream without a first piece begins anyway after this */
 #define COMMENT_MS      15000 /* a silent stream's sign of life */
+#define REST_PIECES     500   /* of a record, written at a time: some 100 KB of events */
 
 struct outlet {
     struct http_exchange *exchange; /* NULL: a follower's, or it closed */
@@ -124,6 +125,11 @@ bool outlet_is_streamed(const struct outlet *outlet)
 bool outlet_is_followed(const struct outlet *outlet)
 {
     return outlet->done != NULL;
+}
+
+void outlet_on_drained(struct outlet *outlet, http_drained_fn *fn, void *arg)
+{
+    http_on_drained(outlet->exchange, fn, arg);
 }
 
 const char *outlet_request_id(const struct outlet *outlet)
@@ -385,13 +391,14 @@ void delivery_pieces(struct delivery *delivery, const struct pieces *pieces, siz
     delivery->pieces = pieces->first + pieces->count;
 }
 
-/* What the record has beyond what was delivered, cut into the pieces that it was made of. */
-static void deliver_rest(struct delivery *delivery, const struct reply *record)
+/* What the record has beyond what was delivered, cut into the pieces that it was made of; so many
+ * at most. */
+static void deliver_rest(struct delivery *delivery, const struct reply *record, size_t most)
 {
     const char *rest = record->text + delivery->bytes;
     size_t left = strlen(rest);
     const json_t *cuts = delivery->render.kind == API_RESPONSE ? record->cuts : NULL;
-    while (left > 0 && !delivery->ended) {
+    for (; left > 0 && most > 0 && !delivery->ended; most--) {
         const json_t *cut = json_array_get(cuts, delivery->pieces);
         json_int_t bytes = json_is_integer(cut) ? json_integer_value(cut) : 0;
         size_t len = bytes > 0 && (size_t)bytes < left ? (size_t)bytes : left;
@@ -400,6 +407,14 @@ static void deliver_rest(struct delivery *delivery, const struct reply *record)
         rest += len;
         left -= len;
     }
+}
+
+bool delivery_rest(struct delivery *delivery, const struct reply *record)
+{
+    if (delivery->render.kind == API_RESPONSE && !delivery->outlet->over)
+        deliver_rest(delivery, record, REST_PIECES);
+    return delivery->render.kind == API_RESPONSE && !delivery->outlet->over && !delivery->ended &&
+           record->text[delivery->bytes] != '\0';
 }
 
 /* Has it a last event that is no error?  A response that was cancelled has. */
@@ -438,7 +453,7 @@ static bool end_events(struct delivery *delivery, const struct reply *record)
         if (json_array_size(record->logprobs) > delivery->told && delivery->render.logprobs)
             deliver_rest_with_logprobs(delivery, record);
         else
-            deliver_rest(delivery, record);
+            deliver_rest(delivery, record, SIZE_MAX);
     }
     if (outlet->over)
         return false;

@@ -67,6 +67,8 @@ void outlet_release(struct outlet *outlet);
 /* An error instead of all that was asked for, unless it was answered already. */
 void outlet_fail(struct outlet *outlet, int status, const char *code, const char *text);
 const char *outlet_request_id(const struct outlet *outlet);
+/* Calls fn once when the reader has taken all that was written (http_on_drained). */
+void outlet_on_drained(struct outlet *outlet, http_drained_fn *fn, void *arg);
 /* Signs of life of a stream: headers when they are late, comments into a silence. */
 void outlet_tick(struct outlet *outlet, int64_t now_ns, int64_t came_ns);
 /* Answers with the state of a reply that goes on without its reader (API_RESPONSE). */
@@ -82,6 +84,9 @@ bool delivery_continues(const struct delivery *delivery, const struct reply *rec
 void delivery_open(struct delivery *delivery);
 /* New pieces, from number `skip` of the message on. */
 void delivery_pieces(struct delivery *delivery, const struct pieces *pieces, size_t skip);
+/* Some of what the record has beyond what was delivered, so that a reader takes it at its pace;
+ * false: nothing is left but its end. */
+bool delivery_rest(struct delivery *delivery, const struct reply *record);
 /* Its end: what is missing of it and the stream's end, or all of it at once; or an error, if it
  * ended so. */
 void delivery_finish(struct delivery *delivery, const struct reply *record);

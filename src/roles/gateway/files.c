@@ -59,25 +59,19 @@ void file_meta_name(char out[FILE_OBJECT_SIZE], const char *id)
     snprintf(out, FILE_OBJECT_SIZE, "file.%.*s.meta", ID_LEN, id);
 }
 
-enum err file_meta_put(struct bus *bus, const struct file_meta *meta, bus_done_fn *fn, void *arg)
+int files_admit(void *arg, const struct http_request *head, size_t *body_bytes, const char **why)
 {
-    char name[FILE_OBJECT_SIZE];
-    struct buf text;
-    file_meta_name(name, meta->id);
-    buf_init(&text, META_BYTES);
-    enum err err = file_meta_encode(meta, &text);
-    if (err == ERR_OK)
-        err = objects_put(bus, name, NULL, 0, text.data, text.len, fn, arg);
-    buf_done(&text);
-    return err;
-}
-
-size_t files_body_limit(void *arg, const struct http_request *head)
-{
-    const struct settings *settings = ((const struct gateway *)arg)->settings;
-    if (strcmp(head->method, "POST") == 0 && strcmp(head->path, "/v1/files") == 0)
-        return ((size_t)settings->file_limit_mib << 20) + FORM_BYTES;
-    return (size_t)settings->body_limit_kib << 10;
+    const struct gateway *gateway = arg;
+    struct api_error error;
+    if (strcmp(head->method, "POST") != 0 || strcmp(head->path, "/v1/files") != 0)
+        return 0;
+    if (keys_check(gateway->keys, head, &error) == NULL) {
+        *why = error.status == 401 ? "a file is taken from who has an API key that is known here"
+                                   : "API keys can't be checked at present";
+        return error.status;
+    }
+    *body_bytes = ((size_t)gateway->settings->file_limit_mib << 20) + FORM_BYTES;
+    return 0;
 }
 
 /* ---- a visit's life ---- */
@@ -228,16 +222,29 @@ static enum err put_chunk(struct visit *visit)
     return err;
 }
 
+static enum err put_meta(struct visit *visit)
+{
+    char name[FILE_OBJECT_SIZE];
+    struct buf text;
+    file_meta_name(name, visit->meta.id);
+    buf_init(&text, META_BYTES);
+    enum err err = file_meta_encode(&visit->meta, &text);
+    if (err == ERR_OK)
+        err = objects_put(visit->gateway->bus, name, NULL, 0, text.data, text.len, on_meta_put,
+                          visit);
+    visit->pending += err == ERR_OK;
+    buf_done(&text);
+    return err;
+}
+
 /* More chunks, or the meta when all are stored. */
 static void upload_go_on(struct visit *visit)
 {
     enum err err = ERR_OK;
     while (err == ERR_OK && visit->put < visit->meta.chunks && visit->pending < PUTS_AT_ONCE)
         err = put_chunk(visit);
-    if (err == ERR_OK && visit->put == visit->meta.chunks && visit->pending == 0) {
-        err = file_meta_put(visit->gateway->bus, &visit->meta, on_meta_put, visit);
-        visit->pending += err == ERR_OK;
-    }
+    if (err == ERR_OK && visit->put == visit->meta.chunks && visit->pending == 0)
+        err = put_meta(visit);
     if (err == ERR_OK)
         return;
     visit_fail_as(visit, err);

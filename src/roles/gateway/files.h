@@ -13,13 +13,12 @@
 
 route_fn files_post, files_list, files_get, files_content, files_delete;
 
-/* How large the body of a request may be (--file-limit, --body-limit); arg: the gateway. */
-http_body_limit_fn files_body_limit;
+/* A form with a file may be larger than other bodies (--file-limit), of those who have a key; arg:
+ * the gateway. */
+http_admit_fn files_admit;
 
 #define FILE_OBJECT_SIZE 64
 void file_chunk_name(char out[FILE_OBJECT_SIZE], const char *id, unsigned chunk);
 void file_meta_name(char out[FILE_OBJECT_SIZE], const char *id);
-MUST_USE enum err file_meta_put(struct bus *bus, const struct file_meta *meta, bus_done_fn *fn,
-                                void *arg);
 
 #endif

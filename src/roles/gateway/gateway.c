@@ -2,8 +2,9 @@
  * The gateway: people's way in.  See gateway.h for who does what.
  */
 #include "roles/gateway/gateway.h"
-#include "roles/gateway/files.h"
 #include "api/params.h"
+#include "roles/gateway/batches.h"
+#include "roles/gateway/files.h"
 
 #include <signal.h>
 #include <stdio.h>
@@ -19,6 +20,7 @@
 #include "wire/subject.h"
 
 #define TICK_MS        500
+#define SETTLE_TICKS   8
 #define LEAVE_BLIND_MS 5000
 
 static void leave_when_done(struct gateway *gateway)
@@ -41,6 +43,9 @@ static void on_tick(void *arg)
         registry_sweep(gateway->registry);
     keys_tick(gateway->keys);
     sessions_tick(gateway);
+    batches_tick(gateway->batches);
+    if (gateway->ticks++ % SETTLE_TICKS == 0)
+        heap_settle(&gateway->heap);
     leave_when_done(gateway);
 }
 
@@ -64,6 +69,7 @@ static void on_bus_state(void *arg, bool connected)
     registry_reconnected(gateway->registry);
     teller_tell(gateway->teller);
     sessions_reconnected(gateway);
+    batches_reconnected(gateway->batches);
 }
 
 static void on_live(void *arg, const struct bus_message *message)
@@ -95,7 +101,7 @@ static enum err listen_http(struct gateway *gateway)
                    .connections = (unsigned)settings->max_connections},
         .handler = gateway_handle,
         .error_body = gateway_error_body,
-        .body_limit = files_body_limit,
+        .admit = files_admit,
         .arg = gateway,
     };
     enum err err = http_server_new(&gateway->http, gateway->loop, &config);
@@ -138,7 +144,8 @@ static enum err read_defaults(struct gateway *gateway)
     enum err err = ERR_OK;
     gateway->defaults = prompt_params_default();
     if (settings->params != NULL)
-        err = params_parse(&gateway->defaults, &gateway->defaults_root, settings->params, false);
+        err = params_parse(&gateway->defaults, &gateway->defaults_root, settings->params,
+                           PARAMS_DEFAULTS);
     if (err == ERR_OK && settings->truncate != NULL)
         gateway->defaults.truncate = prompt_truncate_of(settings->truncate);
     return err;
@@ -162,6 +169,8 @@ static enum err start(struct gateway *gateway)
         err = loop_timer_new(&gateway->tick, gateway->loop, on_tick, gateway);
     if (err == ERR_OK)
         err = figures_new(&gateway->figures, gateway->join.model);
+    if (err == ERR_OK)
+        err = batches_new(&gateway->batches, gateway);
     if (err == ERR_OK)
         err = open_bus(gateway);
     if (err == ERR_OK)
@@ -199,6 +208,7 @@ int role_gateway(const struct settings *settings, int argc, char **argv)
     room_free(gateway.room);
     bus_close(gateway.bus);
     sessions_free(&gateway);
+    batches_free(gateway.batches);
     figures_free(gateway.figures);
     keys_free(gateway.keys);
     cors_free(gateway.cors);

@@ -12,6 +12,7 @@
 #include <uthash.h>
 
 #include "api/error.h"
+#include "base/heap.h"
 #include "bus/bus.h"
 #include "bus/endings.h"
 #include "bus/prompts.h"
@@ -26,6 +27,7 @@
 #include "wire/presence.h"
 #include "wire/trace.h"
 
+struct batches;
 struct session;
 
 struct gateway {
@@ -38,12 +40,15 @@ struct gateway {
     struct figures *figures;
     struct bus_subscription *live;
     struct loop_timer *tick;
+    unsigned ticks;
+    struct heap heap;
     struct teller *teller;
     struct room *room;
     struct keys *keys;        /* NULL: none are asked for */
     struct cors *cors;        /* NULL: off */
     struct presence presence; /* boot is our tag: prompts we own carry it */
     struct join join;
+    struct batches *batches;
     struct session *sessions; /* all */
     unsigned session_count;
     struct session *sessions_by_id; /* those of our own prompts */
@@ -74,7 +79,8 @@ size_t gateway_reply_headers(struct http_header out[GATEWAY_REPLY_HEADERS],
 void gateway_reply_json(struct http_exchange *exchange, const struct buf *json);
 /* The client's trace, or a new one. */
 void gateway_trace(struct trace *out, const struct http_request *request);
-/* A parameter of the request's query, decoded, into out; false: it is not there, or too long. */
+/* A parameter of the request's query, decoded, into out: "" when it can't be, or is too long.
+ * False: it is not there. */
 bool gateway_query(const struct http_request *request, const char *name, char *out, size_t cap);
 /* What stands between a path's prefix ("/v1/responses/") and its suffix ("" or "/cancel"); false:
  * the path is another, or that is empty, too long or has a slash. */

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "roles/gateway/accept.h"
+#include "roles/gateway/batches.h"
 #include "roles/gateway/files.h"
 #include "roles/gateway/gateway.h"
 #include "roles/gateway/stored.h"
@@ -53,7 +54,7 @@ size_t gateway_error_body(void *arg, int status, const char *message, char *out,
     struct api_error error;
     struct buf json;
     size_t len = 0;
-    api_error_set(&error, status, NULL, NULL, "%s", message);
+    api_error_set(&error, status, status == 401 ? "invalid_api_key" : NULL, NULL, "%s", message);
     buf_init(&json, cap);
     if (api_error_write(&error, &json) == ERR_OK) {
         len = json.len;
@@ -112,24 +113,25 @@ static char decode_char(const char **at)
 
 bool gateway_query(const struct http_request *request, const char *name, char *out, size_t cap)
 {
-    size_t name_len = strlen(name);
-    for (const char *at = request->query; *at != '\0'; at += *at == '&') {
-        if (strncmp(at, name, name_len) != 0 || at[name_len] != '=') {
-            at += strcspn(at, "&");
-            continue;
-        }
-        size_t len = 0;
-        at += name_len + 1;
-        while (*at != '\0' && *at != '&') {
-            char c = decode_char(&at);
-            if (c == '\0' || len + 1 >= cap)
-                return false;
-            out[len++] = c;
-        }
-        out[len] = '\0';
-        return true;
+    size_t name_len = strlen(name), len = 0;
+    const char *at = request->query;
+    while (strncmp(at, name, name_len) != 0 || strchr("=&", at[name_len]) == NULL) {
+        at += strcspn(at, "&");
+        if (*at++ == '\0')
+            return false;
     }
-    return false;
+    at += name_len;
+    at += *at == '=';
+    while (*at != '\0' && *at != '&') {
+        char c = decode_char(&at);
+        if (c == '\0' || len + 1 >= cap) {
+            len = 0;
+            break;
+        }
+        out[len++] = c;
+    }
+    out[len] = '\0';
+    return true;
 }
 
 bool gateway_path_id(const struct http_request *request, const char *prefix, const char *suffix,
@@ -173,6 +175,10 @@ static const struct route {
     {"GET", "/v1/files/*", files_get, NULL, false},
     {"DELETE", "/v1/files/*", files_delete, NULL, false},
     {"GET", "/v1/files/*/content", files_content, NULL, false},
+    {"POST", "/v1/batches", batches_post, NULL, false},
+    {"GET", "/v1/batches", batches_list, NULL, false},
+    {"GET", "/v1/batches/*", batches_get, NULL, false},
+    {"POST", "/v1/batches/*/cancel", batches_cancel, NULL, false},
     {"POST", "/tokenize", NULL, tokenize_parse, false},
     {"POST", "/detokenize", NULL, detokenize_parse, false},
     {"POST", "/apply-template", NULL, template_parse, false},

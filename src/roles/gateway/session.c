@@ -17,9 +17,8 @@
  * the last word: what it says beyond what was delivered is delivered, and a reply whose delivered
  * part differs from it ends in an error, never in a splice.
  */
-#include "roles/gateway/session.h"
+#include "roles/gateway/session_own.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,90 +26,11 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "bus/replies.h"
-#include "bus/tokens.h"
-#include "roles/gateway/find.h"
-#include "roles/gateway/gateway.h"
 #include "wire/subject.h"
 
 #define OFFERS_MAX       5    /* times a prompt is put before the client hears 503 */
 #define SILENCE_MS       1500 /* without a sign of a running reply: look */
 #define SILENCE_QUEUE_MS 5000 /* the same while nobody has claimed it */
-
-enum session_state {
-    SESSION_OFFERED,
-    SESSION_SEARCHED,
-    SESSION_OPEN,
-    SESSION_LEAVING,
-    SESSION_GONE
-};
-
-struct session {
-    struct gateway *gateway;
-    struct delivery out;
-    struct asked *asked; /* until it is accepted; NULL for who came back */
-    struct prompt prompt;
-    json_t *inputs; /* owned: of the prompt */
-    char id[ID_SIZE], owner_gateway[TAG_SIZE];
-    char prompter[PROMPT_MAX_PROMPTER + 1], owner[OWNER_LEN + 1];
-    char trace_id[ID_SIZE];
-    double created;
-    bool detached;
-    bool background; /* its reader hears only that it was accepted */
-    bool again;      /* its prompt may be in the queue already, put by another */
-    bool own;        /* its prompt was put by us: counted in our figures */
-    enum session_state state;
-    unsigned pending; /* bus operations that name this session */
-    unsigned offers;
-    bool offer_lost;  /* an offer may have arrived unheard */
-    bool heard_early; /* a worker was faster than the broker's acknowledgement */
-    bool filling;     /* a read of the stream is under way */
-    bool asking;      /* a read of the record is under way */
-    bool cancelling;
-    struct piece_reader reader;
-    struct {                  /* about the read of the stream that is under way */
-        uint64_t sum;         /* over the stored text, as far as it was delivered already */
-        char nonce[TAG_SIZE]; /* of the last piece it brought */
-        bool claim_heard;     /* a claim was heard meanwhile, perhaps later than what it finds */
-    } fill;
-    unsigned attempt; /* of the worker that has it, as far as was heard */
-    int64_t came_ns, heard_ns;
-    int64_t piece_ns;                    /* when the last piece was handed on; 0: none was */
-    struct bus_subscription *live[2];    /* of another gateway's reply */
-    struct session *same;                /* the next one that follows this reply of ours */
-    bool listed;                         /* reachable through sessions_by_id */
-    UT_hash_handle hh;                   /* by id: the first of those */
-    struct session *prev_all, *next_all; /* all sessions */
-};
-
-static void session_cancel(struct session *session);
-static void session_look(struct session *session);
-static void session_search(struct session *session);
-
-/* ---- what was asked ---- */
-
-struct asked *asked_new(struct api_request *request, const struct trace *trace, double created)
-{
-    struct asked *asked = calloc(1, sizeof *asked);
-    if (asked == NULL) {
-        api_request_done(request);
-        return NULL;
-    }
-    asked->request = *request;
-    asked->trace = *trace;
-    trace_write(asked->traceparent, trace);
-    asked->created = created;
-    asked->refs = 1;
-    return asked;
-}
-
-void asked_drop(struct asked *asked)
-{
-    if (asked == NULL || --asked->refs > 0)
-        return;
-    api_request_done(&asked->request);
-    json_decref(asked->borrowed);
-    free(asked);
-}
 
 /* ---- who listens ---- */
 
@@ -150,8 +70,7 @@ static void unlist_own(struct session *session)
 
 static void on_live(void *arg, const struct bus_message *message);
 
-/* From now on what happens to the reply is heard. */
-static enum err session_listen(struct session *session)
+enum err session_listen(struct session *session)
 {
     struct gateway *gateway = session->gateway;
     char subject[SUBJECT_MAX];
@@ -167,7 +86,7 @@ static enum err session_listen(struct session *session)
     return bus_subscribe(&session->live[1], gateway->bus, subject, on_live, session);
 }
 
-static void session_deafen(struct session *session)
+void session_deafen(struct session *session)
 {
     unlist_own(session);
     for (int i = 0; i < 2; i++) {
@@ -197,15 +116,14 @@ static void session_release(struct session *session)
     free(session);
 }
 
-static void session_end(struct session *session)
+void session_end(struct session *session)
 {
     session->state = SESSION_GONE;
     if (session->pending == 0)
         session_release(session);
 }
 
-/* A bus operation's callback begins with this: false when the session only waited to be freed. */
-static bool session_back(struct session *session)
+bool session_back(struct session *session)
 {
     session->pending--;
     if (session->state != SESSION_GONE)
@@ -215,7 +133,7 @@ static bool session_back(struct session *session)
     return false;
 }
 
-static void on_closed(struct delivery *delivery, bool complete)
+void session_on_closed(struct delivery *delivery, bool complete)
 {
     struct session *session =
         (struct session *)(void *)((char *)delivery - offsetof(struct session, out));
@@ -237,8 +155,8 @@ static void on_closed(struct delivery *delivery, bool complete)
     }
 }
 
-static void refuse(struct session *session, int status, const char *code, const char *why,
-                   const char *text)
+void session_refuse(struct session *session, int status, const char *code, const char *why,
+                    const char *text)
 {
     struct api_error error;
     api_error_set(&error, status, code, NULL, "%s", text);
@@ -318,7 +236,7 @@ static void deliver_record(struct session *session, const struct reply *record)
              record->attempt, session->trace_id);
 }
 
-static void session_record(struct session *session, const struct reply *record, uint64_t sequence)
+void session_record(struct session *session, const struct reply *record, uint64_t sequence)
 {
     bool open = session->state == SESSION_OPEN || session->state == SESSION_SEARCHED;
     /* Our own reply's record without its text is one that we have erased: it was delivered. */
@@ -385,7 +303,7 @@ static void on_stored_end(void *arg, enum err err, const struct claim *latest, u
         session->reader.fresh = false; /* pieces of its claim were read */
 }
 
-static bool is_streamed(const struct session *session)
+bool session_is_streamed(const struct session *session)
 {
     return session->out.outlet != NULL && outlet_is_streamed(session->out.outlet);
 }
@@ -393,7 +311,7 @@ static bool is_streamed(const struct session *session)
 /* Reads what the stream has of a streamed reply. */
 static void session_fill(struct session *session)
 {
-    if (session->filling || !is_streamed(session))
+    if (session->filling || !session_is_streamed(session))
         return;
     if (tokens_read(session->gateway->bus, session->owner_gateway, session->id, on_stored,
                     on_stored_end, session) != ERR_OK)
@@ -405,7 +323,7 @@ static void session_fill(struct session *session)
     session->pending++;
 }
 
-static void session_look(struct session *session)
+void session_look(struct session *session)
 {
     session->heard_ns = clock_mono_ns();
     session_fill(session);
@@ -477,7 +395,7 @@ static void session_hear(struct session *session, enum subject_kind kind,
     } else if (kind == SUBJECT_PIECES) {
         /* Streamed, only what can be delivered counts as heard: pieces of a claim that passed
          * unheard must not keep us from looking. */
-        if (is_streamed(session))
+        if (session_is_streamed(session))
             session_pieces(session, message);
         else
             session->heard_ns = clock_mono_ns();
@@ -519,7 +437,7 @@ static void on_cancelled(void *arg, enum err err, uint64_t sequence)
         log_info("cancel.again prompt=%s why=\"%s\"", session->id, err_text()); /* next tick */
 }
 
-static void session_cancel(struct session *session)
+void session_cancel(struct session *session)
 {
     const struct cancel_spec spec = {
         .id = session->id,
@@ -530,6 +448,7 @@ static void session_cancel(struct session *session)
         .request = session->asked != NULL ? session->asked->request.kept : NULL,
         .reason = "cancelled",
         .tombstone = true,
+        .unclaimed = session->reader.nonce[0] == '\0',
         .detached = session->detached,
         .accepted_at = session->created,
         .trace_id = session->trace_id,
@@ -541,230 +460,6 @@ static void session_cancel(struct session *session)
         return; /* the next tick tries again */
     session->cancelling = true;
     session->pending++;
-}
-
-/* ---- acceptance ---- */
-
-static void session_opened(struct session *session)
-{
-    session->state = SESSION_OPEN;
-    session->heard_ns = clock_mono_ns();
-    asked_drop(session->asked); /* the queue has it, and many may wait for long */
-    session->asked = NULL;
-    session->prompt = (struct prompt){0};
-    json_decref(session->inputs);
-    session->inputs = NULL;
-    if (session->out.outlet == NULL)
-        return;
-    if (session->background)
-        outlet_accept(session->out.outlet, &session->out);
-    else if (session->out.render.kind == API_RESPONSE)
-        delivery_open(&session->out); /* its id is needed to come back */
-}
-
-static void session_accepted(struct session *session)
-{
-    bool look = session->heard_early || session->offer_lost;
-    figures_accepted(session->gateway->figures);
-    log_info("prompt.accepted prompt=%s stream=%d detached=%d trace_id=%s", session->id,
-             is_streamed(session), session->detached, session->trace_id);
-    session_opened(session);
-    if (look)
-        session_look(session);
-}
-
-static void on_offered(void *arg, enum err err, uint64_t sequence)
-{
-    struct session *session = arg;
-    (void)sequence;
-    if (!session_back(session))
-        return;
-    if (err == ERR_EXISTS && session->offer_lost && !session->again)
-        err = ERR_OK; /* the earlier offer, whose answer got lost, had arrived */
-    if (session->state == SESSION_LEAVING) {
-        if (err == ERR_FULL)
-            session_end(session);
-        else
-            session_cancel(session);
-    } else if (err == ERR_OK) {
-        session_accepted(session);
-    } else if (err == ERR_EXISTS && session->again) {
-        session_search(session);
-    } else if (err == ERR_FULL) {
-        refuse(session, 429, "queue_full", "queue_full",
-               "too many prompts are waiting; try again in a moment");
-    } else {
-        session->offer_lost = true; /* sessions_tick offers it again */
-    }
-}
-
-static void session_offer(struct session *session)
-{
-    session->offers++;
-    if (prompts_put(session->gateway->bus, &session->prompt, on_offered, session) == ERR_OK)
-        session->pending++;
-    else
-        session->offer_lost |= session->offers > 1;
-}
-
-/* ---- replies that may be there already ---- */
-
-static void follow_prompt(struct session *session, const struct prompt *prompt)
-{
-    session_deafen(session);
-    snprintf(session->owner_gateway, sizeof session->owner_gateway, "%s", prompt->gateway);
-    session->own = false; /* who put it counts it */
-    if (session_listen(session) != ERR_OK) {
-        refuse(session, 503, "unavailable", "unavailable", "out of memory; try again");
-        return;
-    }
-    session_opened(session);
-    session_look(session);
-}
-
-static void on_searched(void *arg, enum err err, const struct found *found)
-{
-    struct session *session = arg;
-    if (!session_back(session))
-        return;
-    if (session->state == SESSION_LEAVING) {
-        session_end(session);
-    } else if (err != ERR_OK) {
-        refuse(session, 503, "unavailable", "unavailable",
-               "the queue does not answer; try again in a moment");
-    } else if (found->record != NULL) {
-        session->own = false; /* who put it counted it */
-        session_record(session, found->record, 0);
-    } else if (found->prompt != NULL) {
-        follow_prompt(session, found->prompt);
-    } else {
-        session->state = SESSION_OFFERED; /* it never came as far as the queue */
-        session_offer(session);
-    }
-}
-
-static void session_search(struct session *session)
-{
-    session->state = SESSION_SEARCHED;
-    if (find_reply(session->gateway->bus, session->id, on_searched, session) != ERR_OK) {
-        refuse(session, 503, "unavailable", "unavailable",
-               "the queue does not answer; try again in a moment");
-        return;
-    }
-    session->pending++;
-}
-
-/* ---- beginning ---- */
-
-static struct session *session_new(struct gateway *gateway, const char *id)
-{
-    struct session *session = calloc(1, sizeof *session);
-    if (session == NULL)
-        return NULL;
-    session->gateway = gateway;
-    snprintf(session->id, sizeof session->id, "%s", id);
-    session->came_ns = session->heard_ns = clock_mono_ns();
-    session->next_all = gateway->sessions;
-    if (session->next_all != NULL)
-        session->next_all->prev_all = session;
-    gateway->sessions = session;
-    gateway->session_count++;
-    session->out.closed = on_closed;
-    return session;
-}
-
-static void describe_prompt(struct session *session, unsigned index, const json_t *text)
-{
-    struct asked *asked = session->asked;
-    struct prompt *prompt = &session->prompt;
-    *prompt = asked->request.prompt;
-    prompt->id = session->id;
-    prompt->gateway = session->owner_gateway;
-    prompt->prompter = asked->prompter;
-    prompt->owner = asked->owner;
-    prompt->traceparent = asked->traceparent;
-    prompt->tracestate = asked->trace.state;
-    prompt->model = session->gateway->join.model;
-    prompt->detached = asked->detached;
-    prompt->lane = asked->lane;
-    prompt->request = asked->detached ? asked->request.kept : NULL;
-    if (prompt->params.seed >= 0) /* each of several texts its own draw */
-        prompt->params.seed = (int64_t)(((uint64_t)prompt->params.seed + index) & INT64_MAX);
-    if (text != NULL) {
-        session->inputs = json_pack("[O]", text);
-        prompt->inputs = session->inputs;
-    }
-}
-
-static void describe_render(struct session *session, enum api_kind kind, const char *public_of,
-                            unsigned index)
-{
-    struct render *render = &session->out.render;
-    render->kind = kind;
-    render_id(render->id, kind, public_of);
-    render->model = session->gateway->join.model;
-    render->created = session->created;
-    render->index = index;
-    render->request = session->out.request;
-}
-
-enum err session_begin(struct gateway *gateway, struct asked *asked, struct outlet *outlet,
-                       unsigned index, const char *id, const json_t *text, bool again)
-{
-    const struct api_request *request = &asked->request;
-    struct session *session = session_new(gateway, id);
-    if (session == NULL)
-        return err_set(ERR_NOMEM, "out of memory");
-    session->asked = asked;
-    asked->refs++;
-    snprintf(session->owner_gateway, sizeof session->owner_gateway, "%s", gateway->presence.boot);
-    snprintf(session->prompter, sizeof session->prompter, "%s", asked->prompter);
-    snprintf(session->owner, sizeof session->owner, "%s", asked->owner);
-    memcpy(session->trace_id, asked->trace.id, sizeof session->trace_id);
-    session->created = asked->created;
-    session->detached = asked->detached;
-    session->background = request->background && !request->stream && !outlet_is_followed(outlet);
-    session->again = again || asked->shared;
-    session->own = true;
-    describe_prompt(session, index, text);
-    session->out.request = json_incref(request->kept);
-    describe_render(session, request->kind, outlet_request_id(outlet), index);
-    session->out.render.n = request->n;
-    session->out.render.n = request->n;
-    session->out.render.logprobs = request->prompt.params.logprobs >= 0;
-    if (request->echo && text != NULL) {
-        session->out.echo = json_copy((json_t *)(uintptr_t)text);
-        session->out.render.echo = json_string_value(session->out.echo);
-    }
-    outlet_join(outlet, &session->out, index);
-    if (session_listen(session) != ERR_OK) {
-        session_end(session);
-        return err_set(ERR_NOMEM, "out of memory");
-    }
-    if (again)
-        session_search(session);
-    else
-        session_offer(session);
-    return ERR_OK;
-}
-
-enum err session_attach(struct gateway *gateway, const struct prompt *prompt, double created,
-                        enum api_kind kind, struct outlet *outlet, unsigned index)
-{
-    struct session *session = session_new(gateway, prompt->id);
-    if (session == NULL)
-        return err_set(ERR_NOMEM, "out of memory");
-    snprintf(session->prompter, sizeof session->prompter, "%s", prompt->prompter);
-    snprintf(session->owner, sizeof session->owner, "%s", prompt->owner);
-    trace_id_of(session->trace_id, prompt->traceparent);
-    session->created = created;
-    session->detached = true; /* for us: it was on its way before */
-    session->out.request = json_deep_copy(prompt->request);
-    describe_render(session, kind, prompt->id, index);
-    session->out.render.logprobs = prompt->params.logprobs >= 0;
-    outlet_join(outlet, &session->out, index);
-    follow_prompt(session, prompt);
-    return ERR_OK;
 }
 
 /* ---- all of them ---- */

@@ -11,6 +11,7 @@
 #include "roles/gateway/stored.h"
 
 #include <errno.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -254,23 +255,55 @@ static struct outlet *visit_outlet(struct visit *visit)
     return outlet;
 }
 
-static void closed_already(struct delivery *delivery, bool complete)
+/* A record's way to a reader, who may be slow. */
+struct replay {
+    struct delivery out;
+    struct reply record; /* its root is ours */
+};
+
+static void replay_free(struct replay *replay)
 {
-    (void)delivery;
+    outlet_leave(&replay->out);
+    reply_done(&replay->record);
+    free(replay);
+}
+
+static void replay_left(struct delivery *delivery, bool complete)
+{
     (void)complete;
+    replay_free((struct replay *)(void *)((char *)delivery - offsetof(struct replay, out)));
+}
+
+static void replay_go_on(void *arg)
+{
+    struct replay *replay = arg;
+    if (delivery_rest(&replay->out, &replay->record)) {
+        outlet_on_drained(replay->out.outlet, replay_go_on, replay);
+        return;
+    }
+    delivery_finish(&replay->out, &replay->record);
+    replay_free(replay);
 }
 
 static void stream_record(struct visit *visit, const struct reply *record)
 {
-    struct delivery delivery = {.closed = closed_already};
-    struct outlet *outlet = visit_outlet(visit);
-    if (outlet == NULL)
+    struct replay *replay = calloc(1, sizeof *replay);
+    if (replay == NULL) {
+        unavailable(visit);
         return;
-    delivery.render = render_of(visit, record->request, record->accepted_at);
-    outlet_join(outlet, &delivery, 0);
-    delivery_open(&delivery);
-    delivery_finish(&delivery, record);
-    outlet_leave(&delivery);
+    }
+    struct outlet *outlet = visit_outlet(visit);
+    if (outlet == NULL) {
+        free(replay);
+        return;
+    }
+    replay->record = *record;
+    json_incref(record->root);
+    replay->out.closed = replay_left;
+    replay->out.render = render_of(visit, record->request, record->accepted_at);
+    outlet_join(outlet, &replay->out, 0);
+    delivery_open(&replay->out);
+    replay_go_on(replay);
     outlet_release(outlet);
     visit_free(visit);
 }
@@ -333,21 +366,7 @@ static void on_cancelled(void *arg, enum err err, uint64_t sequence)
 static void cancel(struct visit *visit, const struct prompt *prompt, double accepted_at)
 {
     char trace_id[ID_SIZE];
-    trace_id_of(trace_id, prompt->traceparent);
-    const struct cancel_spec spec = {
-        .id = prompt->id,
-        .gateway = prompt->gateway,
-        .prompter = prompt->prompter,
-        .model = prompt->model,
-        .owner = prompt->owner,
-        .request = prompt->request,
-        .messages = json_object_get(prompt->root, "messages"),
-        .reason = "cancelled",
-        .tombstone = true,
-        .detached = prompt->detached,
-        .accepted_at = accepted_at,
-        .trace_id = trace_id,
-    };
+    const struct cancel_spec spec = cancel_spec_of(prompt, "cancelled", accepted_at, trace_id);
     visit->cancelled = true;
     log_info("reply.cancelled prompt=%s trace_id=%s", prompt->id, trace_id);
     if (endings_cancel(visit->gateway->endings, &spec, on_cancelled, visit) != ERR_OK)
@@ -489,30 +508,40 @@ static bool query_number(const struct http_request *request, const char *name, i
 {
     char text[32], *end;
     if (!gateway_query(request, name, text, sizeof text))
-        return strstr(request->query, name) == NULL;
+        return true;
     errno = 0;
     long long value = strtoll(text, &end, 10);
-    if (text[0] == '\0' || *end != '\0' || errno != 0 || value < min || value > max)
+    if (strchr("-0123456789", text[0]) == NULL || end == text || *end != '\0' || errno != 0 ||
+        value < min || value > max)
         return false;
     *out = value;
     return true;
 }
 
+/* One of two words in the query; false: it is there and is neither. */
+static bool query_word(const struct http_request *request, const char *name, const char *no,
+                       const char *yes, bool *out)
+{
+    char text[16];
+    if (!gateway_query(request, name, text, sizeof text))
+        return true;
+    *out = strcmp(text, yes) == 0;
+    return *out || strcmp(text, no) == 0;
+}
+
 void stored_response_get(struct gateway *gateway, struct http_exchange *exchange,
                          const struct http_request *request, const struct key *caller)
 {
-    char stream[8];
     struct visit *visit = visit_new(gateway, exchange, request, caller, API_RESPONSE, VERB_GET);
     if (visit == NULL)
         return;
-    visit->stream = gateway_query(request, "stream", stream, sizeof stream) &&
-                    (strcmp(stream, "true") == 0 || strcmp(stream, "1") == 0);
-    if (!query_number(request, "starting_after", -1, INT64_MAX, &visit->after)) {
+    if (!query_word(request, "stream", "false", "true", &visit->stream))
+        visit_fail(visit, 400, "invalid_value", "stream", "'stream' is true or false.");
+    else if (!query_number(request, "starting_after", -1, INT64_MAX, &visit->after))
         visit_fail(visit, 400, "invalid_value", "starting_after",
                    "'starting_after' is the sequence number of an event.");
-        return;
-    }
-    visit_begin(visit);
+    else
+        visit_begin(visit);
 }
 
 void stored_response_cancel(struct gateway *gateway, struct http_exchange *exchange,
@@ -534,20 +563,21 @@ void stored_response_delete(struct gateway *gateway, struct http_exchange *excha
 void stored_response_items(struct gateway *gateway, struct http_exchange *exchange,
                            const struct http_request *request, const struct key *caller)
 {
-    char order[8];
     int64_t limit = 20;
     struct visit *visit = visit_new(gateway, exchange, request, caller, API_RESPONSE, VERB_ITEMS);
     if (visit == NULL)
         return;
-    visit->ascending =
-        gateway_query(request, "order", order, sizeof order) && strcmp(order, "asc") == 0;
-    (void)gateway_query(request, "after", visit->from, sizeof visit->from);
-    if (!query_number(request, "limit", 1, ITEMS_LIMIT, &limit)) {
+    if (!query_word(request, "order", "desc", "asc", &visit->ascending)) {
+        visit_fail(visit, 400, "invalid_value", "order", "'order' is asc or desc.");
+    } else if (gateway_query(request, "after", visit->from, sizeof visit->from) &&
+               visit->from[0] == '\0') {
+        visit_fail(visit, 400, "invalid_value", "after", "'after' is the id of an item.");
+    } else if (!query_number(request, "limit", 1, ITEMS_LIMIT, &limit)) {
         visit_fail(visit, 400, "invalid_value", "limit", "'limit' is a number from 1 to 100.");
-        return;
+    } else {
+        visit->limit = (int)limit;
+        visit_begin(visit);
     }
-    visit->limit = (int)limit;
-    visit_begin(visit);
 }
 
 void stored_chat_get(struct gateway *gateway, struct http_exchange *exchange,

@@ -184,23 +184,12 @@ static void on_cancelled(void *arg, enum err err, uint64_t sequence)
 
 void job_cancelled(struct job *job, const char *reason, bool tombstone)
 {
-    const struct cancel_spec spec = {
-        .id = job->id,
-        .gateway = job->prompt.gateway,
-        .prompter = job->prompt.prompter,
-        .model = job->prompt.model,
-        .owner = job->prompt.owner,
-        .request = job->prompt.request,
-        .messages = json_object_get(job->prompt.root, "messages"),
-        .reason = reason,
-        .tombstone = tombstone,
-        .fenced = true, /* a worker that has lost its claim meanwhile must not end another's work */
-        .fence = job->fence,
-        .keep_in_queue = true,
-        .detached = job->prompt.detached,
-        .accepted_at = job->accepted_at,
-        .trace_id = job->trace_id,
-    };
+    char trace_id[ID_SIZE];
+    struct cancel_spec spec = cancel_spec_of(&job->prompt, reason, job->accepted_at, trace_id);
+    spec.tombstone = tombstone;
+    spec.fenced = true; /* a worker that has lost its claim must not end another's work */
+    spec.fence = job->fence;
+    spec.keep_in_queue = true;
     log_info("job.cancelled prompt=%s reason=%s trace_id=%s", job->id, reason, job->trace_id);
     job_stop_model(job);
     job->state = JOB_CANCELLING;

@@ -117,6 +117,8 @@ static void gbnf_rule(const struct gbnf *g, const char *name, size_t len, const 
     for (const char *line = g->rules; *line != '\0'; line = strchr(line, '\n') + 1) {
         if (strncmp(line, name, len) == 0 && strncmp(line + len, " ::= ", 5) == 0) {
             const char *at = line + len + 5;
+            if (at[strspn(at, " ")] == '\n')
+                gbnf_broken("empty rule", line);
             if (!gbnf_empty(in, g->len))
                 gbnf_any(g, &at, in, out);
             return;
@@ -212,6 +214,8 @@ static void gbnf_any(const struct gbnf *g, const char **at, const struct gbnf_se
         gbnf_add(out, &now, g->len);
         if (**at != '|')
             return;
+        if ((*at)[1 + strspn(*at + 1, " ")] == '\n') /* real readers go on in the next line */
+            gbnf_broken("empty alternative", *at);
     }
 }
 

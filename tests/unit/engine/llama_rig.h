@@ -16,6 +16,7 @@
 
 #include "base/clock.h"
 #include "engine/engine.h"
+#include "wire/utf8.h"
 
 #define SLOTS     4
 #define CONTEXT   512
@@ -38,7 +39,7 @@ static struct engine *engine;
 static struct reply replies[SLOTS];
 static struct engine_message message;
 
-static int open_model(void **state)
+static inline int open_model(void **state)
 {
     struct engine_config config = {.model = getenv("WYVERN_TEST_MODEL"),
                                    .device = "cpu:0",
@@ -63,7 +64,7 @@ static void forget(struct reply *reply)
     reply->logprobs = json_array();
 }
 
-static int close_model(void **state)
+static inline int close_model(void **state)
 {
     for (size_t i = 0; i < SLOTS; i++) {
         json_decref(replies[i].logprobs);
@@ -73,7 +74,7 @@ static int close_model(void **state)
     return 0;
 }
 
-static void skip_without_model(void)
+static inline void skip_without_model(void)
 {
     if (engine == NULL) {
         print_message("skipped: WYVERN_TEST_MODEL names no GGUF file\n");
@@ -81,7 +82,7 @@ static void skip_without_model(void)
     }
 }
 
-static struct engine_request ask(size_t number, const char *prompt)
+static inline struct engine_request ask(size_t number, const char *prompt)
 {
     message = (struct engine_message){"user", prompt};
     forget(&replies[number]);
@@ -94,7 +95,7 @@ static struct engine_request ask(size_t number, const char *prompt)
     return request;
 }
 
-static void start(const struct engine_request *request)
+static inline void start(const struct engine_request *request)
 {
     enum err err = engine_start(engine, request);
     if (err != ERR_OK)
@@ -102,7 +103,8 @@ static void start(const struct engine_request *request)
     assert_int_equal(err, ERR_OK);
 }
 
-static void refused(const struct engine_request *request, enum err code, const char *first_word)
+static inline void refused(const struct engine_request *request, enum err code,
+                           const char *first_word)
 {
     assert_int_equal(engine_start(engine, request), code);
     if (strncmp(err_text(), first_word, strlen(first_word)) != 0)
@@ -128,6 +130,8 @@ static void take_event(const struct engine_event *event)
         reply->tokens[reply->token_count++] = event->tokens[i];
     take_logprobs(reply, event);
     if (event->text != NULL) {
+        assert_true(event->text_len > 0 || event->last);
+        assert_true(utf8_is_valid(event->text, event->text_len));
         assert_true(strlen(reply->text) + event->text_len < sizeof reply->text);
         strncat(reply->text, event->text, event->text_len);
         reply->said[reply->pieces] = strlen(reply->text);
@@ -155,14 +159,14 @@ static void step_once(void)
         take_event(&events[i]);
 }
 
-static void run(void)
+static inline void run(void)
 {
     while (engine_active(engine) > 0)
         step_once();
 }
 
 /* Starts it and waits for its end. */
-static const struct reply *answer(const struct engine_request *request)
+static inline const struct reply *answer(const struct engine_request *request)
 {
     start(request);
     run();

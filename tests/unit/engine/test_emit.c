@@ -183,6 +183,42 @@ static void any_split_gives_the_same_text(void **state)
     }
 }
 
+static void note(const char *json)
+{
+    assert_int_equal(emit_note(&emit, json, strlen(json)), ERR_OK);
+}
+
+static void notes_go_with_their_tokens(void **state)
+{
+    const char *stop = "END";
+    begin(&stop, 1);
+    note("1");
+    put(1, "one E");
+    assert_string_equal(take(false), "one ");
+    assert_string_equal(buf_text(&emit.notes), "[1]");
+    note("2");
+    put(2, "N");
+    assert_string_equal(take(false), "");
+    assert_int_equal(emit.notes.len, 0);
+    note("3");
+    put(3, "E");
+    put(4, "");
+    assert_string_equal(take(false), "EN");
+    assert_string_equal(buf_text(&emit.notes), "[2,3]");
+    assert_string_equal(take(true), "E");
+    assert_int_equal(emit.notes.len, 0);
+}
+
+static void bytes_are_made_text(void **state)
+{
+    struct buf out;
+    buf_init(&out, 1000);
+    assert_int_equal(emit_clean(&out, "a\xC3\xA9\xFF\0\xF0\x9F\x99z\xE2\x82", 11), ERR_OK);
+    assert_string_equal(buf_text(&out), "a\xC3\xA9\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBDz"
+                                        "\xEF\xBF\xBD");
+    buf_done(&out);
+}
+
 #define TEST(fn) cmocka_unit_test_teardown(fn, end)
 
 int main(void)
@@ -200,6 +236,8 @@ int main(void)
         TEST(going_on),
         TEST(going_on_from_another_text),
         TEST(any_split_gives_the_same_text),
+        TEST(notes_go_with_their_tokens),
+        TEST(bytes_are_made_text),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

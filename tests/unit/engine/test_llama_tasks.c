@@ -3,8 +3,6 @@
 
 #include "llama_rig.h"
 
-#include "wire/utf8.h"
-
 /* ---- embeddings ---- */
 
 static struct engine_request embedding(size_t number, const char *const *inputs, size_t count)

@@ -7,7 +7,8 @@
  * the reader is dropped;
  * /events sends three server-sent events; /orphan holds without an on_close; /pour streams `query`
  * blocks of 256 KiB, each when the one before has left; /extra answers with headers added before.
- * Bodies: of /small at most 10 bytes, of /large 8 MiB, of all others what the limits say.
+ * /secret is refused with 401 before its body.  Bodies: of /small at most 10 bytes, of /large 8
+ * MiB, of all others what the limits say.
  */
 #ifndef TEST_HTTP_RIG_H
 #define TEST_HTTP_RIG_H
@@ -236,16 +237,22 @@ static inline void rig_handle(void *arg, struct http_exchange *exchange,
     }
 }
 
-static inline size_t rig_body_limit(void *arg, const struct http_request *head)
+static inline int rig_admit(void *arg, const struct http_request *head, size_t *body_bytes,
+                            const char **why)
 {
     struct rig *rig = arg;
+    *body_bytes = rig->body_bytes;
+    if (strcmp(head->path, "/secret") == 0) {
+        *why = "who are you?";
+        return 401;
+    }
     if (strcmp(head->path, "/small") == 0 && strcmp(head->method, "POST") == 0) {
-        return 10;
+        *body_bytes = 10;
     }
     if (strcmp(head->path, "/large") == 0 && http_request_header(head, "host") != NULL) {
-        return (size_t)8 << 20;
+        *body_bytes = (size_t)8 << 20;
     }
-    return rig->body_bytes;
+    return 0;
 }
 
 static inline void rig_wake(void *arg)
@@ -284,7 +291,7 @@ static inline void rig_start(struct rig *rig, const struct http_limits *limits)
     if (config.limits.body_bytes != 0) {
         rig->body_bytes = config.limits.body_bytes;
     }
-    config.body_limit = rig_body_limit;
+    config.admit = rig_admit;
     sem_init(&rig->command_done, 0, 0);
     assert_int_equal(loop_new(&rig->loop), ERR_OK);
     assert_int_equal(loop_wake_new(&rig->wake, rig->loop, rig_wake, rig), ERR_OK);

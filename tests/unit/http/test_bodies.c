@@ -56,6 +56,25 @@ static void a_bodys_bound_follows_its_path_and_method(void **state)
     rig_stop(&rig);
 }
 
+static void what_is_not_admitted_sends_no_body(void **state)
+{
+    struct rig rig;
+    struct buf reply;
+    rig_start(&rig, NULL);
+    buf_init(&reply, MIB);
+    int fd = raw_connect(&rig);
+    raw_say(fd,
+            "POST /secret HTTP/1.1\r\n" HOST "Content-Length: 9\r\nExpect: 100-continue\r\n\r\n");
+    raw_read(fd, &reply, NULL, 0);
+    assert_int_equal(status_of(buf_text(&reply)), 401);
+    assert_non_null(strstr(buf_text(&reply), "WWW-Authenticate: Bearer\r\n"));
+    assert_non_null(strstr(buf_text(&reply), "who are you?"));
+    assert_int_equal(atomic_load(&rig.asked), 0);
+    close(fd);
+    buf_done(&reply);
+    rig_stop(&rig);
+}
+
 static void a_chunked_body_has_the_same_bound(void **state)
 {
     struct rig rig;
@@ -162,6 +181,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_bodys_bound_follows_its_path_and_method),
+        cmocka_unit_test(what_is_not_admitted_sends_no_body),
         cmocka_unit_test(a_chunked_body_has_the_same_bound),
         cmocka_unit_test(all_bodies_together_have_a_bound),
         cmocka_unit_test(added_headers_are_of_their_reply_alone),
