@@ -136,18 +136,36 @@ def test_it_runs(room, model):
     assert not list(room.glob("wyvern-*"))
 
 
+GPUS = """count 2
+driver 535.54.03
+0 uuid GPU-aaaa
+0 name Stand-in
+0 util 71 33
+0 memory 85899345920 12884901888 73014444032
+1 uuid GPU-bbbb
+1 name Stand-in
+1 util 64 30
+1 memory 85899345920 12884901888 73014444032
+"""
+
+
 @needs_prometheus
-def test_it_joins_a_service_with_keys(room, start):
-    """It is another's: it is asked with a key, and goes on."""
+def test_it_joins_a_service_with_keys_and_gpus(room, start):
+    """It is another's: it is asked with a key, and goes on.  Where there are GPUs, they are in Figure 3."""
     key = new_key(room / "keys", "ann")
     port = free_ports(1)
+    (room / "gpus").write_text(GPUS)
+    env = {"LD_LIBRARY_PATH": str(notebook.ROOT / "build" / "standin"), "STANDIN_NVML": str(room / "gpus")}
     service = start(model="fake:tokens=40,delay_ms=20", nodes=2, workers=4, keys=room / "keys",
                     prometheus=True, prometheus_port=port, prometheus_program=PROGRAM,
-                    scrape_interval=1)
+                    scrape_interval=1, device="cpu:0,cpu:1", env=env)
+    wait_for(lambda: "ready    after" in service.log_path.read_text(), "Prometheus, which sees it", 40)
     book = notebook.execute(notebook.read(), WYVERN_URL=service.url + "/", WYVERN_KEY=key,
                             WYVERN_PROMETHEUS_URL=f"http://127.0.0.1:{port}",
-                            WYVERN_NOTEBOOK_REPEATS=2, WYVERN_NOTEBOOK_TOKENS=60)
-    check(book, prompts=30)
+                            WYVERN_NOTEBOOK_REPEATS=4, WYVERN_NOTEBOOK_TOKENS=60)
+    check(book, prompts=60)
+    heights = [matplotlib.image.imread(io.BytesIO(picture)).shape[0] for picture in pictures(book)]
+    assert heights[1] > 950  # with two panels more than without GPUs
     assert re.search(r"^prompter +ann/ann$", text_of(section(book, "Figure 1")), re.M)
     assert "was not started here: it goes on" in text_of(section(book, "The end"))
     assert service.ready()
@@ -187,6 +205,17 @@ def test_what_is_missing_is_said(room):
         with notebook.environment(**{**settings("fake:tokens=5"), **env}), client.setup_kernel():
             with pytest.raises(nbclient.exceptions.CellExecutionError, match=re.escape(sentence)):
                 run_beginning(client, beginning(book))
+
+
+def test_without_prometheus(room, fake):
+    """Figures 1 and 2 are there; the third says what it needs."""
+    book = notebook.read()
+    nowhere = f"http://127.0.0.1:{free_ports(1)}"
+    with pytest.raises(nbclient.exceptions.CellExecutionError,
+                       match=f"there is no Prometheus at {nowhere}: start the service with --prometheus"):
+        notebook.execute(book, WYVERN_URL=fake.url, WYVERN_PROMETHEUS_URL=nowhere,
+                         WYVERN_NOTEBOOK_REPEATS=1, WYVERN_NOTEBOOK_TOKENS=5)
+    assert "15 prompts sent, 15 answered" in text_of(section(book, "Figure 2"))
 
 
 # ---- deploy/slurm/notebook.sbatch, without Slurm ----
