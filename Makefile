@@ -1,9 +1,10 @@
 # The verbs of this repository; `make help` lists them.  CMake does the building (CMakeLists.txt).
 MAKEFLAGS += --no-print-directory
 BUILD := build
+PREFIX := /usr/local
 JOBS  := $(shell nproc)
 
-.PHONY: all deps model demo up check lint fuzz bench clean help
+.PHONY: all deps model demo up install check lint fuzz bench clean help
 
 all: deps ## what is missing is installed, then wyvern is built: build/wyvern
 	@[ -e $(BUILD)/CMakeCache.txt ] || cmake --preset default >/dev/null
@@ -21,6 +22,9 @@ demo: model ## the whole story: four workers on two nodes, 105 prompts, a report
 
 up: model ## the service on this machine, until Ctrl-C
 	@$(BUILD)/wyvern up
+
+install: all ## to PREFIX (/usr/local), below DESTDIR: program, libraries, man pages, completions
+	@DESTDIR="$(DESTDIR)" scripts/install.sh "$(BUILD)" "$(PREFIX)"
 
 check: ## every test and lint; ends with "N passed, N failed"
 	@scripts/check.sh

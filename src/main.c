@@ -17,11 +17,13 @@
 
 static const struct verb verbs[] = {
     {"up", "", "Run the whole service on this machine until Ctrl-C", 0, 0, role_up},
-    {"ask", "[PROMPT]…", "Ask one question (from standard input when none is given)", 0, ANY,
-     verb_ask},
+    {"ask", "[PROMPT]…", "Ask one question: the arguments, with standard input behind or at a -", 0,
+     ANY, verb_ask},
     {"chat", "", "Talk in the terminal", 0, 0, verb_chat},
     {"load", "", "Ask many questions at once and report how the workers shared them", 0, 0,
      verb_load},
+    {"batch", "IN.jsonl", "Answer the lines of a file, many at once; goes on where it was stopped",
+     1, 1, verb_batch},
     {"top", "", "Watch nodes, GPUs, workers, queue, tokens/s and latency live", 0, 0, verb_top},
     {"status", "", "Show nodes, workers and the queue", 0, 0, verb_status},
     {"doctor", "", "Look for what is missing or wrong on this machine, and say the mend", 0, 0,
@@ -76,18 +78,61 @@ static int metrics_print(void)
     return EX_OK;
 }
 
-static int help_run(int argc, char **argv)
+static int man_print(const char *name)
 {
-    if (argc > 0 && strcmp(argv[0], "--markdown") == 0) {
+    if (name == NULL) {
+        options_man_overview(verbs, VERB_COUNT, stdout);
+        return EX_OK;
+    }
+    const struct verb *verb = verb_find(name);
+    if (verb == NULL)
+        return verb_unknown(name);
+    options_man(verb, stdout);
+    return EX_OK;
+}
+
+static int completion_print(const char *shell)
+{
+    if (shell != NULL && strcmp(shell, "bash") == 0) {
+        options_bash(verbs, VERB_COUNT, stdout);
+        return EX_OK;
+    }
+    if (shell != NULL && strcmp(shell, "zsh") == 0) {
+        options_zsh(verbs, VERB_COUNT, stdout);
+        return EX_OK;
+    }
+    fputs("wyvern: help --completion is for bash or zsh\n", stderr);
+    return EX_USAGE;
+}
+
+/* Behind "help": what documents are made of. */
+static int document_print(const char *name, const char *rest)
+{
+    if (strcmp(name, "--markdown") == 0) {
         options_manual(verbs, VERB_COUNT, stdout);
         return EX_OK;
     }
-    if (argc > 0 && strcmp(argv[0], "--metrics-markdown") == 0)
+    if (strcmp(name, "--metrics-markdown") == 0)
         return metrics_print();
+    if (strcmp(name, "--man") == 0)
+        return man_print(rest);
+    if (strcmp(name, "--completion") == 0)
+        return completion_print(rest);
+    fprintf(stderr,
+            "wyvern: help takes --man [VERB], --completion bash|zsh, --markdown and "
+            "--metrics-markdown, not %.60s\n",
+            name);
+    return EX_USAGE;
+}
+
+static int help_run(int argc, char **argv)
+{
     if (argc == 0) {
         options_overview(verbs, VERB_COUNT, stdout);
         return EX_OK;
     }
+    if (argv[0][0] == '-')
+        return document_print(argv[0], argv[1]);
     const struct verb *verb = verb_find(argv[0]);
     if (verb == NULL)
         return verb_unknown(argv[0]);

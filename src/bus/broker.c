@@ -114,6 +114,9 @@ enum err broker_find(char out[PATH_MAX])
     char *slash = strrchr(program, '/');
     *(slash ? slash : program) = '\0';
     snprintf(candidate, sizeof candidate, "%s/nats-server", program);
+    if (program_try(out, candidate, old))
+        return ERR_OK;
+    snprintf(candidate, sizeof candidate, "%s/../lib/wyvern/nats-server", program); /* installed */
     if (program_try(out, candidate, old) || program_on_path(out, old))
         return ERR_OK;
     snprintf(candidate, sizeof candidate, "%s/../.deps/nats", program);

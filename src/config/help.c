@@ -3,6 +3,7 @@
  */
 #include <string.h>
 
+#include "config/about.h"
 #include "config/options.h"
 #include "config/table.h"
 #include "config/wrap.h"
@@ -36,12 +37,31 @@ static void row_print(const struct option_row *row, int width, FILE *out)
     wrap_print(out, text, HELP_COLUMN, HELP_COLUMN, width);
 }
 
+/* Each command on a line of its own, what it does behind it. */
+static void examples_print(const char *examples, int width, FILE *out)
+{
+    char part[400];
+    fputs("\nExamples:\n", out);
+    for (; *examples != '\0'; examples += strcspn(examples, "\n") + 1) {
+        size_t len = strcspn(examples, "\t");
+        const char *what = examples + len + (examples[len] == '\t');
+        fprintf(out, "  %.*s\n      ", (int)len, examples);
+        snprintf(part, sizeof part, "%.*s", (int)strcspn(what, "\n"), what);
+        wrap_print(out, part, 6, 6, width);
+    }
+}
+
 void options_help(const struct verb *verb, FILE *out)
 {
     int width = wrap_width(fileno(out));
     fprintf(out, "Usage: wyvern %s [OPTION]…%s%s\n\n", verb->name, *verb->arguments ? " " : "",
             verb->arguments);
     wrap_print(out, verb->summary, 0, 0, width);
+    const struct about *about = about_find(verb->name);
+    if (about != NULL) {
+        fputc('\n', out);
+        wrap_print(out, about->text, 0, 0, width);
+    }
     fputs("\nOptions [default; environment]:\n", out);
     for (size_t i = 0; i < option_row_count; i++) {
         if (option_taken_by(&option_rows[i], verb->name))
@@ -52,6 +72,8 @@ void options_help(const struct verb *verb, FILE *out)
     fputc('\n', out);
     wrap_print(out, "A flag wins over the environment, that over the file of --config.", 0, 0,
                width);
+    if (about != NULL && about->examples != NULL)
+        examples_print(about->examples, width, out);
 }
 
 void options_overview(const struct verb *verbs, size_t count, FILE *out)
@@ -83,10 +105,29 @@ static void cell_print(const char *text, FILE *out)
     }
 }
 
+/* Paragraphs and commands, in Markdown. */
+static void about_manual(const struct verb *verb, FILE *out)
+{
+    const struct about *about = about_find(verb->name);
+    if (about == NULL)
+        return;
+    fputc('\n', out);
+    for (const char *at = about->text; *at != '\0'; at++)
+        fputs(*at == '\n' ? "\n\n" : (char[]){*at, '\0'}, out);
+    fputs("\n", out);
+    if (about->examples == NULL)
+        return;
+    fputs("\n```sh\n", out);
+    for (const char *at = about->examples; *at != '\0'; at++)
+        fputs(*at == '\t' ? "  # " : (char[]){*at, '\0'}, out);
+    fputs("```\n", out);
+}
+
 static void manual_verb(const struct verb *verb, FILE *out)
 {
     fprintf(out, "\n## wyvern %s\n\n%s.\n\n    wyvern %s [OPTION]…%s%s\n", verb->name,
             verb->summary, verb->name, *verb->arguments ? " " : "", verb->arguments);
+    about_manual(verb, out);
     fputs("\n| option | default | environment | |\n|---|---|---|---|\n", out);
     for (size_t i = 0; i < option_row_count; i++) {
         const struct option_row *row = &option_rows[i];

@@ -313,22 +313,30 @@ static enum err unknown_refuse(const struct verb *verb, const char *name, size_t
     return err_set(ERR_USAGE, "there is no option --%s; see wyvern %s --help", text, verb->name);
 }
 
+/* "-o" → the row of --output; NULL: there is none. */
+static const struct option_row *letter_find(const char *argument, const char *verb)
+{
+    for (size_t i = 0; i < option_letter_count; i++) {
+        const char *name = option_letters[i].name;
+        if (argument[1] == option_letters[i].letter && argument[2] == '\0')
+            return row_find(name, strlen(name), verb);
+    }
+    return NULL;
+}
+
 /* One argument that begins with "-": sets it, and moves *at past a value of its own. */
 static enum err flag_take(const struct verb *verb, int argc, char **argv, int *at,
                           struct settings *settings)
 {
     const char *argument = argv[*at];
-    if (argument[1] != '-') {
-        if (strcmp(argument, "-q") == 0) {
-            settings->quiet = true;
-            return ERR_OK;
-        }
+    bool letter = argument[1] != '-';
+    const char *name = argument + 2;
+    size_t len = letter ? strlen(name) : strcspn(name, "=");
+    const struct option_row *row =
+        letter ? letter_find(argument, verb->name) : row_find(name, len, verb->name);
+    if (row == NULL && letter)
         return err_set(ERR_USAGE, "there is no option %.60s; see wyvern %s --help", argument,
                        verb->name);
-    }
-    const char *name = argument + 2;
-    size_t len = strcspn(name, "=");
-    const struct option_row *row = row_find(name, len, verb->name);
     if (row == NULL)
         return unknown_refuse(verb, name, len);
     char source[64];

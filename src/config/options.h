@@ -66,6 +66,7 @@ struct settings {
     double temperature, top_p;  /* NAN: not given */
     int top_k;                  /* -1: not given */
     int64_t seed;               /* -1: not given */
+    const char *asked_model;    /* no option: chat's /model; NULL: the service's default */
     const char *params;         /* JSON */
     const char *truncate;       /* none | left; NULL: not given */
     const char *system;
@@ -74,6 +75,9 @@ struct settings {
     int repeat;
     const char *prompts; /* load: file, one prompt a line */
     int concurrency;     /* load: most at once; 0: all */
+    const char *output;  /* batch: file of answers; NULL: standard output */
+    int parallel;        /* batch: most at once; 0: as many as there are slots */
+    bool ordered;        /* batch: answers in the lines' order */
     bool once;           /* top: no screen */
     /* generate, convert */
     bool trace;
@@ -106,6 +110,12 @@ const char *options_nearest(const char *text, const char *const *names, size_t c
 void options_help(const struct verb *verb, FILE *out);
 /* The program: all verbs in a line each. */
 void options_overview(const struct verb *verbs, size_t count, FILE *out);
+/* manpage.c: wyvern-VERB.1 and wyvern.1. */
+void options_man(const struct verb *verb, FILE *out);
+void options_man_overview(const struct verb *verbs, size_t count, FILE *out);
+/* completion.c */
+void options_bash(const struct verb *verbs, size_t count, FILE *out);
+void options_zsh(const struct verb *verbs, size_t count, FILE *out);
 /* All verbs' options as Markdown, for docs/CLI.md. */
 void options_manual(const struct verb *verbs, size_t count, FILE *out);
 

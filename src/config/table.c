@@ -7,7 +7,7 @@
 #include <string.h>
 
 #define ROLES "gateway infer respond telemetry"
-#define ASKS  "ask chat load"
+#define ASKS  "ask chat load batch"
 #define RUNS  "infer generate"
 
 #define AT(member)  offsetof(struct settings, member)
@@ -20,15 +20,16 @@
 
 const struct option_row option_rows[] = {
     /* every verb */
-    {"json", OPTION_FLAG, AT(json), "ask load top status doctor generate key", NULL, NULL, NO_RANGE,
-     "print JSON for programs"},
-    {"quiet", OPTION_FLAG, AT(quiet), "*", NULL, NULL, NO_RANGE, "show no progress"},
+    {"json", OPTION_FLAG, AT(json), "ask load batch top status doctor generate key", NULL, NULL,
+     NO_RANGE, "print JSON for programs"},
+    {"quiet", OPTION_FLAG, AT(quiet), "*", NULL, NULL, NO_RANGE, "show no progress and no notes"},
     {"log-level", OPTION_LEVEL, AT(log_level), "*", "error|warn|info|debug", "info", NO_RANGE,
      "what goes to the log on standard error"},
     {"config", OPTION_TEXT, AT(config), "*", "FILE", NULL, NO_RANGE,
      "read options from FILE: name = value lines, named as here; [verb] sections for one verb"},
-    {"state-dir", OPTION_TEXT, AT(state_dir), "up node doctor key " ROLES, "DIR", NULL, NO_RANGE,
-     "where queues, logs and credentials lie (else $XDG_STATE_HOME/wyvern or "
+    {"state-dir", OPTION_TEXT, AT(state_dir), "up node doctor key chat " ROLES, "DIR", NULL,
+     NO_RANGE,
+     "where queues, logs, credentials and the history of chat lie (else $XDG_STATE_HOME/wyvern or "
      "~/.local/state/wyvern)"},
 
     /* what people and clients talk to */
@@ -45,7 +46,7 @@ const struct option_row option_rows[] = {
     {"cors", OPTION_TEXT, AT(cors), "up gateway", "ORIGIN,…", NULL, NO_RANGE,
      "web pages that may read replies, as https://host[:port]; * for all (else none)"},
     {"key-file", OPTION_TEXT, AT(key_file), ASKS " top status", "FILE", NULL, NO_RANGE,
-     "holds the API key to ask with (else the environment's WYVERN_KEY)"},
+     "file that holds the API key to ask with (else the environment's WYVERN_KEY)"},
 
     /* shape of the service */
     {"nodes", OPTION_INT, AT(nodes), "up", "N", "1", 1, 64,
@@ -54,8 +55,10 @@ const struct option_row option_rows[] = {
      "inference workers in all, spread over the nodes; 0: one per GPU, else by cores"},
     {"slots", OPTION_INT, AT(slots), "up node " RUNS, "N", "4", 1, SLOTS_MAX,
      "replies that one worker makes at once"},
-    {"gateways", OPTION_INT, AT(gateways), "up", "N", "1", 1, 16, "gateways"},
-    {"responders", OPTION_INT, AT(responders), "up", "N", "2", 1, 16, "response workers"},
+    {"gateways", OPTION_INT, AT(gateways), "up", "N", "1", 1, 16,
+     "gateways to start; each takes any request"},
+    {"responders", OPTION_INT, AT(responders), "up", "N", "2", 1, 16,
+     "response workers to start: they deliver what the inference workers make"},
     {"model", OPTION_TEXT, AT(model), "up node doctor " RUNS, "FILE", NULL, NO_RANGE,
      "a GGUF file or the name of one in the models folders, or fake:tokens=N,delay_ms=D (else the "
      "default model)"},
@@ -137,17 +140,17 @@ const struct option_row option_rows[] = {
 
     /* asking */
     {"min-tokens", OPTION_INT, AT(min_tokens), ASKS " generate", "N", NULL, 0, TOKENS_MAX,
-     "new tokens before a reply may end (load: 100)"},
+     "new tokens that a reply has at least (load: 100)"},
     {"max-tokens", OPTION_INT, AT(max_tokens), ASKS " generate", "N", NULL, 1, TOKENS_MAX,
-     "new tokens at most (load: 300)"},
+     "new tokens that a reply has at most (load: 300)"},
     {"temperature", OPTION_REAL, AT(temperature), ASKS " generate", "X", NULL, 0, 2,
-     "0: always the likeliest token"},
+     "how freely a token is drawn; 0: always the likeliest"},
     {"top-p", OPTION_REAL, AT(top_p), ASKS " generate", "X", NULL, 0, 1,
      "draw from the likeliest tokens that make up this probability; 1: off"},
     {"top-k", OPTION_INT, AT(top_k), ASKS " generate", "N", NULL, 0, TOKENS_MAX,
      "draw from the N likeliest tokens; 0: off"},
     {"seed", OPTION_INT64, AT(seed), ASKS " generate", "N", NULL, 0, 9007199254740991.0,
-     "the same seed draws the same tokens"},
+     "begins the draws: the same seed draws the same tokens"},
     {"params", OPTION_TEXT, AT(params), "up gateway " ASKS " generate", "JSON", NULL, NO_RANGE,
      "parameters as a JSON object (up and gateway: of every reply, where a request does not say): "
      "max_tokens, temperature, stop … and for blenderbot Hugging Face's: num_beams, length_penalty "
@@ -157,12 +160,20 @@ const struct option_row option_rows[] = {
      "left: cut a prompt that is too long from the left instead of refusing it (blenderbot)"},
     {"system", OPTION_TEXT, AT(system), ASKS " generate", "TEXT", NULL, NO_RANGE,
      "system message before the prompt"},
-    {"user", OPTION_TEXT, AT(user), ASKS, "NAME", NULL, NO_RANGE, "who asks: the prompter's name"},
+    {"user", OPTION_TEXT, AT(user), ASKS, "NAME", NULL, NO_RANGE,
+     "who asks: the prompter's name, as others see it in status and logs"},
     {"details", OPTION_FLAG, AT(details), "ask", NULL, NULL, NO_RANGE,
      "show the ids and the workers with the reply"},
     {"repeat", OPTION_INT, AT(repeat), "load", "N", "7", 1, 100000, "ask each prompt N times"},
     {"prompts", OPTION_TEXT, AT(prompts), "load", "FILE", NULL, NO_RANGE,
      "prompts of your own, one a line; - for standard input (else fifteen built-in ones)"},
+    {"output", OPTION_TEXT, AT(output), "batch", "FILE", NULL, NO_RANGE,
+     "also -o: the answers, one a line; an earlier run's are kept and not asked for again (else "
+     "standard output)"},
+    {"parallel", OPTION_INT, AT(parallel), "batch", "N", "0", 0, 1024,
+     "lines asked at once; 0: as many as the service has slots"},
+    {"ordered", OPTION_FLAG, AT(ordered), "batch", NULL, NULL, NO_RANGE,
+     "answers in the order of the lines, not as they come"},
     {"once", OPTION_FLAG, AT(once), "top", NULL, NULL, NO_RANGE,
      "look for three seconds, print what there is, and end; so without a terminal"},
     {"concurrency", OPTION_INT, AT(concurrency), "load", "N", "0", 0, 100000,
@@ -175,6 +186,9 @@ const struct option_row option_rows[] = {
      "weight type of the file written: f32, f16, q8_0, q4_0 … (a checkpoint: its own, f16 or f32; "
      "a GGUF: q8_0)"},
 };
+const struct option_letter option_letters[] = {{'q', "quiet"}, {'o', "output"}};
+const size_t option_letter_count = sizeof option_letters / sizeof option_letters[0];
+
 const size_t option_row_count = sizeof option_rows / sizeof option_rows[0];
 
 void option_env_name(char out[OPTION_ENV_SIZE], const char *name)

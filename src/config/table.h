@@ -31,6 +31,13 @@ struct option_row {
     const char *help;
 };
 
+struct option_letter {
+    char letter; /* -o */
+    const char *name;
+};
+
+extern const struct option_letter option_letters[];
+extern const size_t option_letter_count;
 extern const struct option_row option_rows[];
 extern const size_t option_row_count;
 

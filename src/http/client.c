@@ -280,6 +280,10 @@ static enum err call_verdict(struct call *call, CURLcode code)
                        "can't connect to %s: start the service with `wyvern up`, or name another "
                        "address with --url (%s)",
                        url, fault);
+    case CURLE_PARTIAL_FILE:
+    case CURLE_GOT_NOTHING:
+    case CURLE_RECV_ERROR:
+        return err_set(ERR_IO, "the connection to %s broke before the reply was whole", url);
     case CURLE_URL_MALFORMAT:
     case CURLE_UNSUPPORTED_PROTOCOL:
         return err_set(ERR_USAGE, "%s is no http or https address", url);

@@ -85,8 +85,7 @@ const char *api_key_bearer(const struct api_key *key)
 
 static json_t *params_json(const struct settings *settings)
 {
-    json_t *body = json_pack("{s:s, s:b, s:{s:b}}", "model", "default", "stream", 1,
-                             "stream_options", "include_usage", 1);
+    json_t *body = json_object();
     if (body == NULL)
         return NULL;
     const struct {
@@ -137,6 +136,19 @@ static enum err params_add(json_t *body, const char *text)
     return err;
 }
 
+enum err api_params(json_t **out, const struct settings *settings)
+{
+    json_t *body = params_json(settings);
+    if (body == NULL)
+        return err_set(ERR_NOMEM, "out of memory");
+    enum err err = settings->params != NULL ? params_add(body, settings->params) : ERR_OK;
+    if (err == ERR_OK)
+        *out = body;
+    else
+        json_decref(body);
+    return err;
+}
+
 /* NULL for text that is no valid UTF-8, or without memory. */
 static json_t *messages_json(const struct settings *settings, const struct api_message *messages,
                              size_t count)
@@ -159,13 +171,13 @@ static json_t *messages_json(const struct settings *settings, const struct api_m
 enum err api_request_write(struct buf *out, const struct settings *settings, const char *user,
                            const struct api_message *messages, size_t count)
 {
-    enum err err = ERR_OK;
-    json_t *body = params_json(settings);
-    if (body == NULL)
-        return err_set(ERR_NOMEM, "out of memory");
-    json_t *list = NULL;
-    if (settings->params != NULL)
-        err = params_add(body, settings->params);
+    const char *model = settings->asked_model != NULL ? settings->asked_model : "default";
+    json_t *body = NULL, *list = NULL;
+    json_t *stream = json_pack("{s:s, s:b, s:{s:b}}", "model", model, "stream", 1, "stream_options",
+                               "include_usage", 1);
+    enum err err = api_params(&body, settings);
+    if (err == ERR_OK && (stream == NULL || json_object_update_missing(body, stream) != 0))
+        err = err_set(ERR_NOMEM, "out of memory");
     if (err != ERR_OK)
         goto out;
     list = messages_json(settings, messages, count);
@@ -184,6 +196,7 @@ enum err api_request_write(struct buf *out, const struct settings *settings, con
     buf_clear(out);
     err = json_write(body, out);
 out:
+    json_decref(stream);
     json_decref(body);
     return err;
 }
@@ -281,13 +294,14 @@ static bool event_take(void *arg, const char *event, const char *data, size_t le
 bool api_reply_feed(void *arg, const char *data, size_t len)
 {
     struct api_reply *reply = arg;
+    reply->heard_ns = clock_mono_ns();
     enum err err = sse_reader_feed(&reply->sse, data, len, event_take, reply);
     if (err == ERR_LIMIT)
         snprintf(reply->error, sizeof reply->error, "the service sent an event that is too large");
     return err == ERR_OK;
 }
 
-static enum err err_of_status(int status)
+enum err api_err_of_status(int status)
 {
     switch (status) {
     case 401:
@@ -314,7 +328,7 @@ static enum err refusal_note(struct api_reply *reply, const struct http_result *
     if (!said)
         snprintf(reply->error, sizeof reply->error, "the service answered with status %d",
                  result->status);
-    enum err err = err_of_status(result->status);
+    enum err err = api_err_of_status(result->status);
     if (result->retry_after_s > 0)
         return err_set(err, "%s (try again in %.0f s)", reply->error, ceil(result->retry_after_s));
     return err_set(err, "%s", reply->error);
@@ -385,6 +399,8 @@ enum err api_ask(struct api_reply *reply, const struct settings *settings,
             err = err_set(ERR_CANCELLED, "stopped");
             goto out;
         }
+        if (reply->on_wait != NULL)
+            reply->on_wait(reply->arg, reply);
     }
     err = asking.err;
 out:
@@ -422,7 +438,7 @@ enum err api_get(json_t **out, const struct settings *settings, const char *path
         goto out;
     }
     if (result.status != 200) {
-        err = err_set(err_of_status(result.status),
+        err = err_set(api_err_of_status(result.status),
                       "%s answered with status %d; is this a wyvern gateway?", buf_text(&url),
                       result.status);
         goto out;

@@ -30,6 +30,8 @@ struct api_message {
 MUST_USE enum err api_request_write(struct buf *out, const struct settings *settings,
                                     const char *user, const struct api_message *messages,
                                     size_t count);
+/* What the flags and over them --params say, as a JSON object (json_decref it). */
+MUST_USE enum err api_params(json_t **out, const struct settings *settings);
 /* settings.url + path, without doubled slashes. */
 MUST_USE enum err api_url(struct buf *out, const struct settings *settings, const char *path);
 
@@ -58,7 +60,10 @@ struct api_reply {
     bool mixed;                         /* chunks of another reply came */
     bool done;                          /* [DONE] was seen */
     int64_t sent_ns, first_ns, last_ns; /* clock_mono_ns(); 0: not yet */
+    int64_t heard_ns;                   /* the service said anything, if only that it is there */
     api_text_fn *on_text;
+    void (*on_wait)(void *arg,
+                    const struct api_reply *reply); /* api_ask: while it waits; or NULL */
     void *arg;
 };
 void api_reply_init(struct api_reply *reply, api_text_fn *on_text, void *arg);
@@ -74,6 +79,9 @@ MUST_USE enum err api_reply_end(struct api_reply *reply, enum err err,
 MUST_USE enum err api_ask(struct api_reply *reply, const struct settings *settings,
                           const struct api_message *messages, size_t count,
                           const volatile sig_atomic_t *stop);
+
+/* The code of an answer's status (≥ 400). */
+enum err api_err_of_status(int status);
 
 /* GET path → JSON (json_decref it). */
 MUST_USE enum err api_get(json_t **out, const struct settings *settings, const char *path);

@@ -1,28 +1,20 @@
 /*
- * chat.c - a talk in the terminal.  Ctrl-C stops a reply (its slot is free at once), Ctrl-D leaves.
+ * chat.c - a talk in the terminal.  Ctrl-C stops a reply (its slot is free at once) or clears the
+ * line, never the program; Ctrl-D leaves.
  */
+#include "verbs/chat.h"
+
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
+#include "config/settings.h"
 #include "verbs/apiclient.h"
-#include "verbs/lineedit.h"
-#include "verbs/talk.h"
+#include "verbs/question.h"
+#include "verbs/replyview.h"
 #include "verbs/term.h"
 #include "verbs/verbs.h"
-
-struct chat {
-    struct settings settings;
-    struct talk talk;
-    struct lineedit *edit;
-    char *system; /* set by /system; owned */
-    size_t replies;
-    uint64_t tokens;
-    double seconds; /* of replies, from question to end */
-    double ttft_s;  /* of the last reply */
-    char worker[128];
-    bool ended;
-};
 
 static volatile sig_atomic_t stop_asked;
 
@@ -32,168 +24,193 @@ static void on_stop(int signum)
     stop_asked = 1;
 }
 
+/* ---- one question ---- */
+
 static void figures_add(struct chat *chat, const struct api_reply *reply)
 {
     chat->replies++;
-    chat->tokens += api_reply_tokens(reply);
+    chat->last_tokens = api_reply_tokens(reply);
+    chat->tokens += chat->last_tokens;
     if (reply->first_ns > 0) {
         chat->ttft_s = (double)(reply->first_ns - reply->sent_ns) / 1e9;
-        chat->seconds += (double)(reply->last_ns - reply->sent_ns) / 1e9;
+        chat->last_s = (double)(reply->last_ns - reply->sent_ns) / 1e9;
+        chat->seconds += chat->last_s;
     }
     snprintf(chat->worker, sizeof chat->worker, "%.60s on %.60s",
              api_reply_field(reply, "inference_worker"), api_reply_field(reply, "node"));
 }
 
-/* Asks with the whole talk.  A question without any answer leaves the talk again. */
-static enum err question_ask(struct chat *chat, const char *question)
+static void note(const char *text)
+{
+    struct term_style style = term_style_of(stderr);
+    fprintf(stderr, "%s(%s)%s\n", term_dim(&style), text, term_reset(&style));
+}
+
+/* What stays of a reply that did not come whole: with words, both stay; without, neither does. */
+static enum err talk_keep(struct chat *chat, const struct api_reply *reply, enum err ended)
+{
+    if (reply->text.len > 0 && (ended == ERR_OK || ended == ERR_CANCELLED))
+        return talk_add(&chat->talk, "assistant", buf_text(&reply->text));
+    talk_drop_last(&chat->talk);
+    return ERR_OK;
+}
+
+/* The mend that fits a talk. */
+static enum err error_mend(const struct chat *chat, const struct api_reply *reply, enum err err)
+{
+    char text[400];
+    snprintf(text, sizeof text, "%s", err_text());
+    if (strcmp(reply->error_code, "context_length_exceeded") == 0)
+        return err_set(err, "%s; the talk has grown too long: /clear begins a new one", text);
+    if (chat->talk.count > 0 || lineedit_is_interactive(chat->edit))
+        return err_set(err, "%s; the talk is kept, /regenerate asks again", text);
+    return err;
+}
+
+static void stopped_note(const struct chat *chat, const struct api_reply *reply)
+{
+    (void)chat;
+    note(reply->text.len > 0 ? "stopped; what came stays in the talk"
+                             : "stopped before the first word; /regenerate asks again");
+}
+
+static enum err question_send(struct chat *chat, struct reply_view *view)
 {
     struct api_reply reply;
-    api_reply_init(&reply, term_words, NULL);
-    enum err err = talk_add(&chat->talk, "user", question);
-    if (err != ERR_OK)
-        goto out;
+    api_reply_init(&reply, reply_view_text, view);
+    reply.on_wait = reply_view_wait;
     stop_asked = 0;
-    err = api_ask(&reply, &chat->settings, chat->talk.messages, chat->talk.count, &stop_asked);
-    if (reply.text.len > 0 && reply.text.data[reply.text.len - 1] != '\n')
-        fputc('\n', stdout);
-    bool stopped = err == ERR_CANCELLED && stop_asked;
+    enum err err =
+        api_ask(&reply, &chat->settings, chat->talk.messages, chat->talk.count, &stop_asked);
+    reply_view_end(view);
     if (err == ERR_OK)
         figures_add(chat, &reply);
     if (err == ERR_OK && !chat->settings.quiet)
         term_truncated(api_reply_truncated(&reply));
-    if ((err == ERR_OK || stopped) && reply.text.len > 0) {
-        enum err kept = talk_add(&chat->talk, "assistant", buf_text(&reply.text));
-        err = kept != ERR_OK ? kept : ERR_OK;
-    } else {
+    bool stopped = err == ERR_CANCELLED && stop_asked;
+    if (err == ERR_CANCELLED && !stopped)
+        err = err_set(ERR_IO, "standard output can't be written");
+    if (err != ERR_OK && !stopped)
+        err = error_mend(chat, &reply, err);
+    if (stopped)
+        stopped_note(chat, &reply);
+    enum err kept = err == ERR_OK || stopped ? talk_keep(chat, &reply, err) : ERR_OK;
+    if (err != ERR_OK && !stopped)
         talk_drop_last(&chat->talk);
-    }
-    if (stopped && err != ERR_NOMEM) {
-        fputs("(stopped)\n", stderr);
-        err = ERR_OK;
-    }
     stop_asked = 0;
-    if (err != ERR_OK && strcmp(reply.error_code, "context_length_exceeded") == 0)
-        err = err_prefix(err, "the talk has grown too long, /reset begins a new one");
-out:
     api_reply_done(&reply);
+    return kept != ERR_OK ? kept : stopped ? ERR_OK : err;
+}
+
+enum err chat_ask(struct chat *chat, const char *question)
+{
+    struct reply_view *view = NULL;
+    char *copy = strdup(question);
+    if (copy == NULL)
+        return err_set(ERR_NOMEM, "out of memory");
+    free(chat->question);
+    chat->question = copy;
+    enum err err = reply_view_new(&view, chat->settings.quiet);
+    if (err == ERR_OK)
+        err = talk_add(&chat->talk, "user", question);
+    if (err == ERR_OK)
+        err = question_send(chat, view);
+    reply_view_free(view);
     return err;
-}
-
-/* ---- what begins with a slash ---- */
-
-static void say_quit(struct chat *chat, const char *rest)
-{
-    (void)rest;
-    chat->ended = true;
-}
-
-static void say_reset(struct chat *chat, const char *rest)
-{
-    (void)rest;
-    talk_clear(&chat->talk);
-    fputs("(a new talk)\n", stderr);
-}
-
-static void say_system(struct chat *chat, const char *rest)
-{
-    if (*rest == '\0') {
-        fprintf(stderr, "system message: %s\n",
-                chat->settings.system != NULL ? chat->settings.system : "none");
-        return;
-    }
-    char *text = strdup(rest);
-    if (text == NULL)
-        return;
-    free(chat->system);
-    chat->system = text;
-    chat->settings.system = text;
-    talk_clear(&chat->talk);
-    fputs("(system message set; a new talk)\n", stderr);
-}
-
-static void say_stats(struct chat *chat, const char *rest)
-{
-    (void)rest;
-    fprintf(stderr, "%zu %s, %llu tokens", chat->replies, chat->replies == 1 ? "reply" : "replies",
-            (unsigned long long)chat->tokens);
-    if (chat->replies > 0) {
-        double rate = chat->seconds > 0 ? (double)chat->tokens / chat->seconds : 0;
-        fprintf(stderr, ", %.1f tokens/s; last: first token after %.0f ms, by ", rate,
-                chat->ttft_s * 1000);
-        term_text(stderr, chat->worker, strlen(chat->worker));
-    }
-    fprintf(stderr, "; %zu messages in this talk\n", chat->talk.count);
-}
-
-static void say_help(struct chat *chat, const char *rest);
-
-static const struct {
-    const char *name, *help;
-    void (*run)(struct chat *chat, const char *rest);
-} sayings[] = {
-    {"/help", "this list", say_help},
-    {"/quit", "leave (also Ctrl-D)", say_quit},
-    {"/reset", "begin a new talk", say_reset},
-    {"/system", "TEXT: set the system message and begin a new talk", say_system},
-    {"/stats", "replies, tokens and speed so far", say_stats},
-};
-
-static void say_help(struct chat *chat, const char *rest)
-{
-    (void)chat;
-    (void)rest;
-    for (size_t i = 0; i < sizeof sayings / sizeof sayings[0]; i++)
-        fprintf(stderr, "%-8s  %s\n", sayings[i].name, sayings[i].help);
-    fputs("Ctrl-C stops a reply.\n", stderr);
-}
-
-static void command_run(struct chat *chat, const char *line)
-{
-    size_t len = strcspn(line, " \t");
-    for (size_t i = 0; i < sizeof sayings / sizeof sayings[0]; i++) {
-        if (strlen(sayings[i].name) == len && memcmp(sayings[i].name, line, len) == 0) {
-            sayings[i].run(chat, line + len + strspn(line + len, " \t"));
-            return;
-        }
-    }
-    fprintf(stderr, "There is no %.*s.\n", (int)(len < 40 ? len : 40), line);
-    say_help(chat, "");
 }
 
 /* ---- the talk ---- */
 
+/* Failing to remember is no reason not to ask; it is said once. */
+static void question_remember(struct chat *chat, const char *text)
+{
+    static bool said;
+    if (*text == ' ' || lineedit_remember(chat->edit, text) == ERR_OK || said)
+        return;
+    said = true;
+    note(err_text());
+}
+
+static enum err question_run(struct chat *chat, const char *text)
+{
+    const char *begin = text + strspn(text, " \t\r\n");
+    if (*begin == '\0')
+        return ERR_OK;
+    question_remember(chat, text);
+    return *begin == '/' && strchr(begin, '\n') == NULL ? chat_command(chat, begin)
+                                                        : chat_ask(chat, begin);
+}
+
 /* A reply that failed does not end an interactive talk; plain input ends with its status. */
-static int chat_run(struct chat *chat)
+static int chat_run(struct chat *chat, struct question *question)
 {
     int status = EX_OK;
     bool interactive = lineedit_is_interactive(chat->edit);
-    while (!chat->ended) {
-        const char *line = NULL;
-        enum line_kind kind = lineedit_read(chat->edit, &line);
-        if (kind == LINE_END || (kind == LINE_STOPPED && !interactive))
-            break;
+    while (!chat->ended && !ferror(stdout)) {
+        const char *line = "";
+        enum line_kind kind = lineedit_read(chat->edit, question->open ? "… " : "> ", &line);
         stop_asked = 0;
-        if (kind == LINE_STOPPED)
+        if (kind == LINE_STOPPED && interactive) {
+            question_clear(question);
             continue;
-        line += strspn(line, " \t");
-        if (*line == '/') {
-            command_run(chat, line);
-        } else if (*line != '\0') {
-            enum err err = question_ask(chat, line);
-            if (ferror(stdout))
-                break;
-            int failed = err == ERR_OK ? EX_OK : term_fail(err);
-            if (!interactive && status == EX_OK)
-                status = failed;
         }
+        bool ended = kind != LINE_TEXT;
+        if (ended && (interactive || !question->open))
+            break;
+        enum err err = ended ? ERR_OK : question_line(question, line);
+        if (err == ERR_OK && question->open && !ended)
+            continue;
+        if (err == ERR_OK)
+            err = question_run(chat, buf_text(&question->text));
+        question_clear(question);
+        int failed = err == ERR_OK || ferror(stdout) ? EX_OK : term_fail(err);
+        if (!interactive && status == EX_OK)
+            status = failed;
+        if (ended)
+            break;
     }
     return status;
+}
+
+/* In the state directory, which is made where there is none. */
+static void history_open(struct chat *chat)
+{
+    char folder[PATH_MAX], path[PATH_MAX + 16];
+    enum err err = state_dir_prepare(folder, chat->settings.state_dir);
+    if (err == ERR_OK) {
+        snprintf(path, sizeof path, "%s/chat_history", folder);
+        err = lineedit_history(chat->edit, path);
+    }
+    if (err != ERR_OK && !chat->settings.quiet)
+        note(err_text());
+}
+
+static void greet(const struct chat *chat)
+{
+    struct term_style style = term_style_of(stderr);
+    fprintf(stderr, "%sTalking to ", term_dim(&style));
+    term_text(stderr, chat->settings.url, strlen(chat->settings.url));
+    fprintf(stderr, ". /help lists the commands; Ctrl-D leaves.%s\n", term_reset(&style));
+}
+
+static void chat_free(struct chat *chat)
+{
+    lineedit_free(chat->edit);
+    talk_clear(&chat->talk);
+    json_decref(chat->models);
+    free(chat->system);
+    free(chat->model);
+    free(chat->params);
+    free(chat->question);
+    free(chat->file);
+    free(chat);
 }
 
 int verb_chat(const struct settings *settings, int argc, char **argv)
 {
     (void)argc;
     (void)argv;
+    struct question question;
     struct chat *chat = calloc(1, sizeof *chat);
     if (chat == NULL)
         return term_fail(err_set(ERR_NOMEM, "out of memory"));
@@ -201,18 +218,19 @@ int verb_chat(const struct settings *settings, int argc, char **argv)
     struct sigaction action = {.sa_handler = on_stop}; /* no SA_RESTART: reads end too */
     sigaction(SIGINT, &action, NULL);
     int status;
-    enum err err = lineedit_new(&chat->edit, "> ");
+    enum err err = lineedit_new(&chat->edit, chat_words, chat);
     if (err == ERR_OK) {
-        if (lineedit_is_interactive(chat->edit) && !settings->quiet)
-            fprintf(stderr, "Talking to %s. /help shows what else there is; Ctrl-D leaves.\n",
-                    settings->url);
-        status = chat_run(chat);
+        if (lineedit_is_interactive(chat->edit)) {
+            history_open(chat);
+            if (!settings->quiet)
+                greet(chat);
+        }
+        question_init(&question);
+        status = chat_run(chat, &question);
+        question_done(&question);
     } else {
         status = term_fail(err);
     }
-    lineedit_free(chat->edit);
-    talk_clear(&chat->talk);
-    free(chat->system);
-    free(chat);
+    chat_free(chat);
     return status;
 }

@@ -58,20 +58,6 @@ enum err draw_levels(struct buf *out, const struct term_style *style, const doub
     return err;
 }
 
-/* What may not reach a terminal: controls, and what turns the direction of a line around. */
-static bool is_harmful(const char *text, size_t len)
-{
-    unsigned char a = (unsigned char)text[0];
-    unsigned char b = len > 1 ? (unsigned char)text[1] : 0;
-    unsigned char c = len > 2 ? (unsigned char)text[2] : 0;
-    if (len == 1)
-        return a < 0x20 || a == 0x7f;
-    if (len == 2)
-        return a == 0xc2 && b < 0xa0;
-    return a == 0xe2 && ((b == 0x80 && (c == 0x8e || c == 0x8f || (c >= 0xa8 && c <= 0xae))) ||
-                         (b == 0x81 && c >= 0xa6 && c <= 0xa9));
-}
-
 enum err draw_text(struct buf *out, const char *text, int columns)
 {
     int used = 0;
@@ -80,7 +66,7 @@ enum err draw_text(struct buf *out, const char *text, int columns)
     while (left > 0 && err == ERR_OK) {
         char one[8] = "?";
         size_t len = utf8_char_len(text, left);
-        if (len > 0 && !is_harmful(text, len)) {
+        if (len > 0 && !term_is_harmful(text, len)) {
             memcpy(one, text, len);
             one[len] = '\0';
         }

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "config/wrap.h"
+#include "wire/utf8.h"
 
 static bool locale_is_utf8(void)
 {
@@ -68,15 +69,48 @@ const char *term_reset(const struct term_style *style)
     return style->colour ? "\033[0m" : "";
 }
 
-/* Bytes at text that may not reach a terminal: C0 controls, DEL, and C1 controls in UTF-8. */
-static size_t control_len(const char *text, size_t len)
+bool term_is_harmful(const char *text, size_t len)
 {
-    unsigned char c = (unsigned char)text[0];
-    if ((c < 0x20 && c != '\n' && c != '\t') || c == 0x7f)
-        return 1;
-    if (c == 0xc2 && len > 1 && (unsigned char)text[1] >= 0x80 && (unsigned char)text[1] < 0xa0)
-        return 2;
-    return 0;
+    unsigned char a = (unsigned char)text[0];
+    unsigned char b = len > 1 ? (unsigned char)text[1] : 0;
+    unsigned char c = len > 2 ? (unsigned char)text[2] : 0;
+    if (len == 1)
+        return a < 0x20 || a == 0x7f;
+    if (len == 2)
+        return a == 0xc2 && b < 0xa0;
+    return a == 0xe2 && ((b == 0x80 && (c == 0x8e || c == 0x8f || (c >= 0xa8 && c <= 0xae))) ||
+                         (b == 0x81 && c >= 0xa6 && c <= 0xa9));
+}
+
+/* Bytes at text that may not reach a terminal, 0 when the character there may; *len: its own. */
+static size_t control_len(const char *text, size_t left, size_t *len)
+{
+    *len = utf8_char_len(text, left);
+    if (*len == 0)
+        return 1; /* broken: a terminal may take it for a control */
+    if (*text == '\n' || *text == '\t')
+        return 0;
+    return term_is_harmful(text, *len) ? *len : 0;
+}
+
+char *term_safe(const char *text)
+{
+    size_t left = strlen(text), to = 0;
+    char *safe = malloc(left + 1);
+    while (safe != NULL && left > 0) {
+        size_t len = 0, control = control_len(text, left, &len);
+        size_t step = control > 0 ? control : len;
+        if (control > 0)
+            safe[to++] = '?';
+        else
+            memcpy(safe + to, text, len);
+        to += control > 0 ? 0 : len;
+        text += step;
+        left -= step;
+    }
+    if (safe != NULL)
+        safe[to] = '\0';
+    return safe;
 }
 
 /* Why a write to standard output failed first; errno is another one by the time we say it. */
@@ -99,9 +133,10 @@ bool term_text(FILE *out, const char *text, size_t len)
     }
     size_t start = 0;
     for (size_t at = 0; at < len;) {
-        size_t control = control_len(text + at, len - at);
+        size_t whole = 0;
+        size_t control = control_len(text + at, len - at, &whole);
         if (control == 0) {
-            at++;
+            at += whole;
             continue;
         }
         fwrite(text + start, 1, at - start, out);
@@ -122,6 +157,15 @@ bool term_words(void *arg, const char *text, size_t len)
     return write_ended(stdout);
 }
 
+bool term_drawn(const char *text, size_t len)
+{
+    if (len > 0)
+        fwrite(text, 1, len, stdout);
+    if (write_ended(stdout) && len == 0)
+        (void)fflush(stdout);
+    return write_ended(stdout);
+}
+
 void term_truncated(uint64_t tokens)
 {
     struct term_style style = term_style_of(stderr);
@@ -131,11 +175,22 @@ void term_truncated(uint64_t tokens)
                 tokens == 1 ? "was" : "were", term_reset(&style));
 }
 
+/* On a terminal broken at spaces, and without what may not get there. */
+static void sentence_print(const char *label, const char *text)
+{
+    fputs(label, stderr);
+    if (!isatty(STDERR_FILENO)) {
+        fprintf(stderr, "%s\n", text);
+        return;
+    }
+    char *safe = term_safe(text);
+    wrap_print(stderr, safe != NULL ? safe : "", (int)strlen(label), 0, wrap_width(STDERR_FILENO));
+    free(safe);
+}
+
 int term_fail(enum err err)
 {
-    fputs("wyvern: ", stderr);
-    term_text(stderr, err_text(), strlen(err_text()));
-    fputc('\n', stderr);
+    sentence_print("wyvern: ", err_text());
     return err_exit_status(err);
 }
 

@@ -34,11 +34,23 @@ const char *term_yellow(const struct term_style *style);
 const char *term_cyan(const struct term_style *style);
 const char *term_reset(const struct term_style *style);
 
-/* Writes text; on a terminal control characters other than newline and tab become '?'.  False when
+/* May this character (whole UTF-8, len bytes) not reach a terminal?  Controls, and what turns the
+ * direction of a line around. */
+bool term_is_harmful(const char *text, size_t len);
+
+/* A copy in which what is harmful or broken is '?' (free() it); NULL without memory. */
+char *term_safe(const char *text);
+
+/* Writes text; on a terminal what is harmful or broken becomes '?', but
+ * newline and tab.  False when
  * the stream can't be written (its reader left): stop. */
 bool term_text(FILE *out, const char *text, size_t len);
 /* The same on standard output, seen at once; fits api_text_fn. */
 bool term_words(void *arg, const char *text, size_t len);
+
+/* Standard output, as it is: what we drew ourselves.  Nothing (0 bytes): what is there is shown
+ * now. False when it can't be written. */
+bool term_drawn(const char *text, size_t len);
 
 /* A dim line on standard error when so many tokens of a prompt were left out; none for 0. */
 void term_truncated(uint64_t tokens);

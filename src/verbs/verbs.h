@@ -12,6 +12,7 @@
 int verb_ask(const struct settings *settings, int argc, char **argv);
 int verb_chat(const struct settings *settings, int argc, char **argv);
 int verb_load(const struct settings *settings, int argc, char **argv);
+int verb_batch(const struct settings *settings, int argc, char **argv);
 int verb_top(const struct settings *settings, int argc, char **argv);
 int verb_status(const struct settings *settings, int argc, char **argv);
 int verb_generate(const struct settings *settings, int argc, char **argv);

@@ -304,6 +304,26 @@ def test_a_grammar(client):
     assert reply.choices[0].finish_reason == "stop"
 
 
+@pytest.mark.parametrize("grammar", [
+    'x ::= "a"', 'root ::= "a', "root ::= nope", 'root ::= root "a" | "a"',
+    'root ::= b\nb ::= root "x" | "y"', 'root ::= ("a"{0,1000}){0,1000}',
+    "root ::= " + "(" * 5000 + '"a"' + ")" * 5000, 'root ::= "' + "a" * 70000 + '"'],
+    ids=["no root", "unended", "undefined", "recursive", "recursive by another", "too often",
+         "too deep", "too long"])
+def test_a_bad_grammar(client, grammar):
+    for stream in (False, True):
+        with pytest.raises(openai.BadRequestError) as raised:
+            chat(client, stream=stream, extra_body={"grammar": grammar})
+        assert raised.value.param == "grammar"
+
+
+def test_an_ambiguous_grammar_costs_others_nothing(client):
+    """Exponentially many ways to read the same text: bounded, and whole."""
+    grammar = "root ::= a a a a a a a a\n" 'a ::= ("a" | "a" | "aa")*'
+    assert set(said(chat(client, max_tokens=20, extra_body={"grammar": grammar}))) <= {"a"}
+    assert said(chat(client, max_tokens=3))
+
+
 # ---- chat: who asks, and what is kept ----
 
 def test_user_is_the_prompter(client):
@@ -454,10 +474,11 @@ def test_response_chain_remembers(client, other):
                                     max_output_tokens=10)
     second = other.responses.create(model="default", input="And yours?", temperature=0,
                                     previous_response_id=first.id, max_output_tokens=10)
-    by_hand = client.chat.completions.create(model="default", max_tokens=10, temperature=0, messages=[
-        {"role": "user", "content": "My name is Ann."},
-        {"role": "assistant", "content": first.output_text},
-        {"role": "user", "content": "And yours?"}])
+    by_hand = client.chat.completions.create(
+        model="default", max_tokens=10, temperature=0,
+        messages=[{"role": "user", "content": "My name is Ann."},
+                  {"role": "assistant", "content": first.output_text},
+                  {"role": "user", "content": "And yours?"}])
     assert second.usage.input_tokens == by_hand.usage.prompt_tokens
     assert second.output_text == said(by_hand)
 
@@ -533,9 +554,9 @@ def test_an_embedding_does_not_depend_on_its_company(client):
 
 
 def test_a_batch_of_embeddings(client):
-    got = client.embeddings.create(model="default", input=[f"text {i}" for i in range(40)])
-    assert [d.index for d in got.data] == list(range(40))
-    assert len({tuple(d.embedding[:4]) for d in got.data}) == 40
+    got = client.embeddings.create(model="default", input=[f"text {i}" for i in range(12)])
+    assert [d.index for d in got.data] == list(range(12))
+    assert len({tuple(d.embedding[:4]) for d in got.data}) == 12
 
 
 # ---- models, and what llama-server's users know ----
@@ -579,8 +600,8 @@ def test_detokenize_what_is_none(service):
 def test_apply_template(service, client):
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
     got = service.client.post("/apply-template", json={"messages": messages}).json()
-    assert got["prompt"] == ("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n"
-                             "<|im_start|>assistant\n")
+    assert got["prompt"] == ("<|im_start|>system\nBe brief.<|im_end|>\n"
+                             "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n")
 
 
 def test_props_and_slots(service):
@@ -630,12 +651,11 @@ def test_all_at_once(service):
         return len(got.data)
 
     async def all_of_them():
-        clients = [openai.AsyncOpenAI(base_url=service.gateway_url(i) + "/v1", api_key="none",
-                                      max_retries=0, timeout=60,
-                                      http_client=httpx.AsyncClient(trust_env=False, limits=httpx.Limits(
-                                          max_connections=None))) for i in range(2)]
+        clients = [openai.AsyncOpenAI(
+            base_url=service.gateway_url(i) + "/v1", api_key="none", max_retries=0, timeout=60,
+            http_client=httpx.AsyncClient(trust_env=False, timeout=60)) for i in range(2)]
         try:
-            return await asyncio.gather(*(one(clients[i // 6 % 2], i) for i in range(36)))
+            return await asyncio.gather(*(one(clients[i // 6 % 2], i) for i in range(24)))
         finally:
             for client in clients:
                 await client.close()
@@ -658,7 +678,7 @@ def test_a_page_of_the_named_origin_may_read(service):
         assert name in before.headers["access-control-allow-headers"].lower()
     for got in (service.client.get("/v1/models", headers={"origin": ORIGIN}),
                 service.client.get("/v1/none", headers={"origin": ORIGIN}),
-                service.client.post("/v1/chat/completions", content=b"{", headers={"origin": ORIGIN})):
+                service.client.post("/v1/responses", content=b"{", headers={"origin": ORIGIN})):
         assert got.headers["access-control-allow-origin"] == ORIGIN
         assert "access-control-allow-credentials" not in got.headers
         assert "origin" in got.headers["vary"].lower()

@@ -255,7 +255,8 @@ def test_resume_at_every_number(house, background):
     for after, got in enumerate(running, -1):
         assert got == whole[after + 1:], f"running, after {after}"
     for gateway in range(2):
-        for after, got in enumerate(asyncio.run(resume_all(house, response_id, total, gateway)), -1):
+        ended = asyncio.run(resume_all(house, response_id, total, gateway))
+        for after, got in enumerate(ended, -1):
             assert got == whole[after + 1:], f"ended, after {after} at gateway {gateway}"
 
 
@@ -284,7 +285,8 @@ def test_readers_come_at_any_moment(house):
         async with async_http(house) as http:
             for turn in range(12):
                 made = await http.post(house.service.gateway_url(turn % 2) + "/v1/responses", json={
-                    "model": "default", "background": True, "input": f"m{turn} tokens=30 delay_ms=4"})
+                    "model": "default", "background": True,
+                    "input": f"m{turn} tokens=30 delay_ms=4"})
                 response_id = made.json()["id"]
                 got = await asyncio.gather(*(
                     reader(http, response_id, i % 2, dice.randrange(-1, 39), dice.random() * 0.25)
