@@ -220,6 +220,38 @@ def test_readme_asks(real, tmp_path, line):
         assert '"error":' not in done.stdout.replace(" ", "")
 
 
+ALONE = [
+    line.split("#")[0].strip()
+    for block in blocks(README)
+    for line in joined(block)
+    if re.match(r"build/wyvern (generate|convert model|key)", line)
+]
+
+
+@pytest.mark.parametrize("line", ALONE)
+def test_readme_without_a_service(model, tmp_path, line):
+    """With the small model under each name that README uses."""
+    (tmp_path / "build").symlink_to(WYVERN.parent)
+    (tmp_path / "path" / "to").mkdir(parents=True)
+    for name in ("path/to/model.gguf", "model-f16.gguf"):
+        (tmp_path / name).symlink_to(model)
+    done = subprocess.run(
+        ["bash", "-c", line],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=tmp_path,
+        env={**os.environ, "WYVERN_MAX_TOKENS": "5"},
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() or (tmp_path / "model-q8_0.gguf").stat().st_size > 1e8
+
+
+def test_readme_has_some_of_each():
+    assert len(ALONE) == 3 and len(list(asking())) >= 8
+
+
 PYTHON = blocks(README, "python")
 
 

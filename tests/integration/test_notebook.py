@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 
+import matplotlib.font_manager  # makes its list of fonts, once, so that no cell says it does
 import matplotlib.image
 import nbclient.exceptions
 import nbformat
