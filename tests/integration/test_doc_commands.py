@@ -1,6 +1,6 @@
 """Commands in the documents: each `wyvern …` of README.md and docs/ is one that the program takes,
-with its options and their values; what docs/COMING-FROM.md says of calls is so; what README.md tells
-people to run, runs."""
+with its options and their values; what docs/COMING-FROM.md says of calls is so; what README.md
+tells people to run, runs."""
 
 import os
 import re

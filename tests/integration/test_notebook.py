@@ -1,5 +1,6 @@
 """notebooks/wyvern.ipynb: it runs from top to bottom against a real service with the small model
-and a real Prometheus, shows what it says it shows, and leaves nothing; what is committed is such a run.
+and a real Prometheus, shows what it says it shows, and leaves nothing; what is committed is such
+a run.
 """
 
 import ast
