@@ -106,7 +106,7 @@ function openTheme() {
 let failures = 0;
 let nextLook = null;
 let looking = false;
-let known = false; // the models were read
+let known = false; // the models were read, or are not for us until there is another key
 
 async function look() {
   if (looking) return;
@@ -120,7 +120,7 @@ async function look() {
     failures = 0;
     service.set("ok");
     if (back) service.dispatchEvent(new Event("back"));
-    if (!known) await loadModels().then(() => { known = true; }, () => {});
+    if (!known) await loadModels().then(() => { known = true; }, (error) => { known = error.status === 401; });
   } catch (error) {
     wait = backoff(failures++);
     if (error instanceof ApiError) service.set("starting");

@@ -145,7 +145,8 @@ export class Lanes {
   constructor(title) {
     this.title = title;
     this.holder = h("div", { class: "chart-area" });
-    this.element = h("figure", { class: "card lanes" }, h("figcaption", {}, h("span", {}, title)), this.holder);
+    this.gpus = h("p", { class: "hint", hidden: true }, "Dashed: what the driver tells of the worker's GPU.");
+    this.element = h("figure", { class: "card lanes" }, h("figcaption", {}, h("span", {}, title)), this.holder, this.gpus);
     onWidth(this.holder, (width) => {
       this.width = width;
       this.draw();
@@ -155,6 +156,7 @@ export class Lanes {
   // lanes: [{name, note, short (of it), slots, spans: [[start, end]…] in seconds, gpu: [[time, share]…]}]
   update(lanes, span) {
     this.lanes = lanes;
+    this.gpus.hidden = !lanes.some((lane) => lane.gpu?.length > 1);
     this.span = span;
     this.draw();
   }

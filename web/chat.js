@@ -11,6 +11,7 @@ const TITLE_MAX = 60;
 const TEXT_MAX = 200000; // characters of one message
 const NEAR_PX = 80; // so near its end the transcript follows
 const GLANCE_MS = 5000;
+const HIDDEN_MS = 30000;
 
 const IDEAS = [
   "Explain to a child why the sky turns red at sunset.",
@@ -22,6 +23,7 @@ const IDEAS = [
 let conversation = null; // on the screen; perhaps not kept yet
 let follower = null; // at most one: a browser lets few connections to a host stay open
 let shown = new Map(); // node id → its UserMessage or Reply
+let hidden; // timer of a tab that nobody looks at
 let parts = {};
 
 // ---- the frame of the view ----
@@ -52,6 +54,7 @@ export function openChat(view) {
   store.store.addEventListener("evicted", () => toast("The oldest conversation made room for this one."));
   store.store.addEventListener("full", () => toast("This browser has no room to keep conversations."));
   setInterval(glanceAtOthers, GLANCE_MS);
+  document.addEventListener("visibilitychange", onVisible);
   showModel();
   showHistory();
 }
@@ -174,6 +177,18 @@ function append(node) {
   shown.set(node.id, message);
   parts.column.append(message.element);
   return message;
+}
+
+// A tab that nobody looks at gives its stream back: all tabs together may have six.
+function onVisible() {
+  clearTimeout(hidden);
+  if (document.hidden) {
+    hidden = setTimeout(leaveFollower, HIDDEN_MS);
+    return;
+  }
+  const last = store.path(conversation).at(-1);
+  if (!follower && last && store.isOpen(last)) follow(last);
+  showSend();
 }
 
 function leaveFollower() {

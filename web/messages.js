@@ -53,7 +53,7 @@ export class UserMessage {
     const copyButton = iconButton("copy", "Copy message", () => copy(node.text, copyButton));
     this.editButton = iconButton("edit", "Edit message", () => this.edit());
     this.tools = h("div", { class: "tools" }, versions(place, count, onTurn), copyButton, this.editButton);
-    this.element = h("article", { class: "message user", "aria-label": "You" }, this.body, this.tools);
+    this.element = h("article", { class: "message user", "aria-label": "You" }, h("h2", { class: "unseen" }, "You said"), this.body, this.tools);
   }
 
   edit() {
@@ -89,7 +89,7 @@ export class Reply {
     this.text = h("div", { class: "md" });
     this.state = h("div", { class: "state", hidden: true }, h("span", { class: "pulse", "aria-hidden": "true" }), h("span", {}));
     this.end = h("div", {});
-    this.element = h("article", { class: "message assistant", "aria-label": "Reply" }, this.text, this.state, this.end);
+    this.element = h("article", { class: "message assistant", "aria-label": "Reply" }, h("h2", { class: "unseen" }, "Reply"), this.text, this.state, this.end);
     this.unsaid = "";
     this.saidAt = 0;
     this.markdown = new Markdown(this.text, (block) => this.settled(block));
