@@ -145,10 +145,8 @@ static int verb_run(const struct verb *verb, int argc, char **argv)
     struct settings settings;
     bool help = false;
     enum err err = options_parse(verb, &argc, argv, &settings, &help);
-    if (err != ERR_OK) {
-        fprintf(stderr, "wyvern: %s\n", err_text());
-        return err_exit_status(err);
-    }
+    if (err != ERR_OK)
+        return term_fail(err);
     log_init(verb->name, settings.log_level);
     int status = EX_OK;
     if (help)

@@ -189,12 +189,10 @@ static void zsh_verb(const struct verb *verb, FILE *out)
     if (strstr(verb->arguments, " | ") != NULL) {
         fputs(" \\\n                '1:what:(", out);
         (void)words_put(verb, out);
-        fputs(")' \\\n                '*:name:'", out);
+        fputs(")'", out);
     } else if (takes_files(verb)) {
         fputs(" \\\n                '*:file:_files'", out);
-    } else if (*verb->arguments != '\0') {
-        fputs(" \\\n                '*:prompt:'", out);
-    }
+    } /* a spec for words of any kind would keep zsh from finishing options */
     fputs("\n            ;;\n", out);
 }
 

@@ -255,26 +255,33 @@ static enum err file_read(struct settings *settings, const char *verb, const cha
 
 /* ---- the command line ---- */
 
+/* Changes that make one of the other: a letter more, less, another, or two that changed places. */
 static unsigned distance(const char *a, const char *b)
 {
     enum { MOST = 32 };
     size_t a_len = strlen(a), b_len = strlen(b);
     if (a_len >= MOST || b_len >= MOST)
         return MOST;
-    unsigned row[MOST];
+    unsigned rows[3][MOST]; /* the row before the last, the last, this one */
     for (unsigned j = 0; j <= b_len; j++)
-        row[j] = j;
+        rows[1][j] = j;
     for (unsigned i = 1; i <= a_len; i++) {
-        unsigned corner = row[0];
-        row[0] = i;
+        unsigned *this = rows[2];
+        this[0] = i;
         for (size_t j = 1; j <= b_len; j++) {
-            unsigned change = corner + (a[i - 1] != b[j - 1]);
-            corner = row[j];
-            unsigned shorter = (row[j] < row[j - 1] ? row[j] : row[j - 1]) + 1;
-            row[j] = change < shorter ? change : shorter;
+            this[j] = rows[1][j - 1] + (a[i - 1] != b[j - 1]);
+            if (rows[1][j] + 1 < this[j])
+                this[j] = rows[1][j] + 1;
+            if (this[j - 1] + 1 < this[j])
+                this[j] = this[j - 1] + 1;
+            if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] &&
+                rows[0][j - 2] + 1 < this[j])
+                this[j] = rows[0][j - 2] + 1;
         }
+        memcpy(rows[0], rows[1], sizeof rows[0]);
+        memcpy(rows[1], rows[2], sizeof rows[1]);
     }
-    return row[b_len];
+    return rows[1][b_len];
 }
 
 const char *options_nearest(const char *text, const char *const *names, size_t count)

@@ -274,6 +274,10 @@ static enum err call_verdict(struct call *call, CURLcode code)
                        "can't connect to %s in time: is the service up, and the address right?",
                        url);
     case CURLE_COULDNT_CONNECT:
+        return err_set(ERR_UNAVAILABLE,
+                       "can't connect to %s: start the service with `wyvern up`, or name another "
+                       "address with --url",
+                       url);
     case CURLE_COULDNT_RESOLVE_HOST:
     case CURLE_COULDNT_RESOLVE_PROXY:
         return err_set(ERR_UNAVAILABLE,

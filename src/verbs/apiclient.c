@@ -329,6 +329,8 @@ static enum err refusal_note(struct api_reply *reply, const struct http_result *
         snprintf(reply->error, sizeof reply->error, "the service answered with status %d",
                  result->status);
     enum err err = api_err_of_status(result->status);
+    if (result->status == 401)
+        return err_set(err, "%s; pass a key with --key-file FILE or in WYVERN_KEY", reply->error);
     if (result->retry_after_s > 0)
         return err_set(err, "%s (try again in %.0f s)", reply->error, ceil(result->retry_after_s));
     return err_set(err, "%s", reply->error);

@@ -32,7 +32,7 @@ TAILQ_HEAD(batch_jobs, batch_job);
 
 struct batch {
     const struct settings *settings;
-    struct batch_lines in;
+    struct batch_in in;
     struct batch_out out;
     struct batch_jobs jobs; /* in the lines' order */
     size_t job_count, open, parallel, job_most;
@@ -265,7 +265,7 @@ static enum err lines_take(struct batch *batch)
     while (!batch->input_ended && batch->job_count < batch->job_most && batch->err == ERR_OK) {
         enum batch_line what = BATCH_LINES_END;
         int wait_ms = batch->job_count == 0 ? POLL_MS : 0;
-        enum err err = batch_lines_next(&batch->in, wait_ms, &what);
+        enum err err = batch_in_next(&batch->in, wait_ms, &what);
         if (err == ERR_OK && what == BATCH_LINE)
             err = line_take(batch);
         if (err != ERR_OK)
@@ -392,7 +392,7 @@ static enum err batch_prepare(struct batch *batch, const char *path)
     if (err == ERR_OK)
         err = api_params(&batch->defaults, settings);
     if (err == ERR_OK)
-        err = batch_lines_open(&batch->in, path);
+        err = batch_in_open(&batch->in, path);
     if (err == ERR_OK)
         err = parallel_find(batch);
     if (err == ERR_OK)
@@ -402,7 +402,7 @@ static enum err batch_prepare(struct batch *batch, const char *path)
     if (err == ERR_OK)
         err = http_set_new(&batch->set);
     batch->job_most = settings->ordered ? batch->parallel * AHEAD : batch->parallel;
-    batch->total = err == ERR_OK ? batch_lines_count(&batch->in) : 0;
+    batch->total = err == ERR_OK ? batch_in_count(&batch->in) : 0;
     batch->live.style = term_style_of(stderr);
     batch->shows = batch->live.style.redraw && !settings->quiet;
     return err;
@@ -413,7 +413,7 @@ static void batch_done(struct batch *batch)
     http_set_free(batch->set);
     while (!TAILQ_EMPTY(&batch->jobs))
         job_free(batch, TAILQ_FIRST(&batch->jobs));
-    batch_lines_done(&batch->in);
+    batch_in_done(&batch->in);
     json_decref(batch->defaults);
 }
 

@@ -15,7 +15,7 @@
 
 /* ---- lines ---- */
 
-enum err batch_lines_open(struct batch_lines *lines, const char *path)
+enum err batch_in_open(struct batch_in *lines, const char *path)
 {
     bool is_stdin = strcmp(path, "-") == 0;
     int fd = is_stdin ? STDIN_FILENO : open(path, O_RDONLY | O_CLOEXEC);
@@ -33,12 +33,12 @@ enum err batch_lines_open(struct batch_lines *lines, const char *path)
             close(fd);
         return err;
     }
-    *lines = (struct batch_lines){.fd = fd, .owned = !is_stdin, .block = block};
+    *lines = (struct batch_in){.fd = fd, .owned = !is_stdin, .block = block};
     buf_init(&lines->line, BATCH_LINE_MAX);
     return ERR_OK;
 }
 
-void batch_lines_done(struct batch_lines *lines)
+void batch_in_done(struct batch_in *lines)
 {
     if (lines == NULL || lines->block == NULL)
         return;
@@ -50,7 +50,7 @@ void batch_lines_done(struct batch_lines *lines)
 }
 
 /* More bytes; *waits: none came in time. */
-static enum err block_fill(struct batch_lines *lines, int wait_ms, bool *waits)
+static enum err block_fill(struct batch_in *lines, int wait_ms, bool *waits)
 {
     struct pollfd input = {.fd = lines->fd, .events = POLLIN};
     int ready = poll(&input, 1, wait_ms);
@@ -76,7 +76,7 @@ static bool is_blank(const struct buf *line)
 }
 
 /* Takes what the block holds of the line; true: the line is whole. */
-static bool line_take(struct batch_lines *lines)
+static bool line_take(struct batch_in *lines)
 {
     const char *from = lines->block + lines->at;
     size_t left = lines->len - lines->at;
@@ -90,7 +90,7 @@ static bool line_take(struct batch_lines *lines)
     return newline != NULL;
 }
 
-enum err batch_lines_next(struct batch_lines *lines, int wait_ms, enum batch_line *what)
+enum err batch_in_next(struct batch_in *lines, int wait_ms, enum batch_line *what)
 {
     if (!lines->begun) { /* else it was not whole when we waited last */
         buf_clear(&lines->line);
@@ -124,7 +124,7 @@ enum err batch_lines_next(struct batch_lines *lines, int wait_ms, enum batch_lin
     return ERR_OK;
 }
 
-uint64_t batch_lines_count(const struct batch_lines *lines)
+uint64_t batch_in_count(const struct batch_in *lines)
 {
     struct stat about;
     char *block = malloc(BLOCK);

@@ -22,7 +22,7 @@
 
 /* ---- lines ---- */
 
-struct batch_lines {
+struct batch_in {
     int fd;
     bool owned, ended;
     char *block; /* what was read and not given yet: block[at … len) */
@@ -34,14 +34,14 @@ struct batch_lines {
 };
 
 /* path "-": standard input.  ERR_NOT_FOUND, ERR_DENIED, ERR_IO. */
-MUST_USE enum err batch_lines_open(struct batch_lines *lines, const char *path);
-void batch_lines_done(struct batch_lines *lines);
+MUST_USE enum err batch_in_open(struct batch_in *lines, const char *path);
+void batch_in_done(struct batch_in *lines);
 enum batch_line { BATCH_LINE, BATCH_LINES_WAIT, BATCH_LINES_END };
 /* The next line that is not blank, without its newline, or none yet (a pipe that is slow), or none
  * any more.  Waits at most wait_ms. */
-MUST_USE enum err batch_lines_next(struct batch_lines *lines, int wait_ms, enum batch_line *what);
+MUST_USE enum err batch_in_next(struct batch_in *lines, int wait_ms, enum batch_line *what);
 /* How many lines are not blank; 0 when that can't be told before they are read. */
-uint64_t batch_lines_count(const struct batch_lines *lines);
+uint64_t batch_in_count(const struct batch_in *lines);
 
 /* ---- requests ---- */
 

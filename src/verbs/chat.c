@@ -115,6 +115,8 @@ enum err chat_ask(struct chat *chat, const char *question)
         err = talk_add(&chat->talk, "user", question);
     if (err == ERR_OK)
         err = question_send(chat, view);
+    if (lineedit_is_interactive(chat->edit))
+        fputc('\n', stdout); /* a reply stands by itself */
     reply_view_free(view);
     return err;
 }

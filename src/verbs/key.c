@@ -96,7 +96,8 @@ int verb_key(const struct settings *settings, int argc, char **argv)
     bool adds = strcmp(what, "add") == 0, revokes = strcmp(what, "revoke") == 0;
     bool lists = strcmp(what, "list") == 0;
     if ((!adds && !revokes && !lists) || lists != (name == NULL))
-        return term_fail(err_set(ERR_USAGE, "wyvern key add NAME | list | revoke NAME"));
+        return term_fail(
+            err_set(ERR_USAGE, "usage: wyvern key [OPTION]… add NAME | list | revoke NAME"));
     enum err err = keys_path(path, settings, adds);
     if (err == ERR_OK && adds)
         err = add(settings, path, name);

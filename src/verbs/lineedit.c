@@ -20,6 +20,7 @@
 
 #include "base/buf.h"
 #include "verbs/histfile.h"
+#include "verbs/term.h"
 
 #define PASTE_ON  "\033[?2004h"
 #define PASTE_OFF "\033[?2004l"
@@ -40,6 +41,7 @@ struct lineedit {
     unsigned char unread[SEQUENCE]; /* of a sequence that was another one */
     size_t unread_len;
     bool pastes; /* the locale can show NEWLINE */
+    bool colour;
     bool stopped;
 };
 
@@ -315,7 +317,13 @@ static char *prompt_give(EditLine *editor)
 {
     struct lineedit *edit = NULL;
     el_get(editor, EL_CLIENTDATA, &edit);
-    return (char *)(uintptr_t)edit->prompt; /* libedit only reads it */
+    if (!edit->colour)
+        return (char *)(uintptr_t)edit->prompt; /* libedit only reads it */
+    /* libedit writes a sequence with the character behind it: the blank at the prompt's end. */
+    static char drawn[64];
+    snprintf(drawn, sizeof drawn, "\1\033[1;36m\1%.*s\1\033[0m\1 ", (int)strcspn(edit->prompt, " "),
+             edit->prompt);
+    return drawn;
 }
 
 /* libedit reads characters by the locale; without one, UTF-8. */
@@ -337,7 +345,7 @@ static bool editor_make(struct lineedit *edit)
     history(edit->history, &event, H_SETSIZE, HISTFILE_ENTRIES);
     history(edit->history, &event, H_SETUNIQUE, 1);
     el_set(edit->editor, EL_CLIENTDATA, edit);
-    el_set(edit->editor, EL_PROMPT, prompt_give);
+    el_set(edit->editor, EL_PROMPT_ESC, prompt_give, '\1'); /* between these it takes no columns */
     el_set(edit->editor, EL_EDITOR, "emacs");
     el_set(edit->editor, EL_HIST, history, edit->history);
     el_set(edit->editor, EL_BIND, "^R", "em-inc-search-prev", NULL);
@@ -348,7 +356,7 @@ static bool editor_make(struct lineedit *edit)
     el_set(edit->editor, EL_ADDFN, "wyvern-paste", "what the terminal pastes", on_paste);
     el_set(edit->editor, EL_BIND, "\\e[200~", "wyvern-paste", NULL);
     el_source(edit->editor, NULL);
-    el_set(edit->editor, EL_SETTY, "-d", "-isig", "-icrnl", NULL);
+    el_set(edit->editor, EL_SETTY, "-d", "-isig", "-icrnl", "-inlcr", NULL);
     el_set(edit->editor, EL_GETCFN, char_read);
     return true;
 }
@@ -363,6 +371,7 @@ enum err lineedit_new(struct lineedit **out, line_words_fn *words, void *arg)
     if (isatty(STDIN_FILENO) && isatty(STDOUT_FILENO)) {
         const char *kind = getenv("TERM");
         edit->pastes = locale_prepare() && kind != NULL && strcmp(kind, "dumb") != 0;
+        edit->colour = term_style_of(stdout).colour;
         if (tcgetattr(STDIN_FILENO, &terminal_before) != 0 || !editor_make(edit)) {
             lineedit_free(edit);
             return err_set(ERR_OS, "can't set up line editing on this terminal");

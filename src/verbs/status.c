@@ -111,6 +111,11 @@ int verb_status(const struct settings *settings, int argc, char **argv)
     (void)argv;
     json_t *root = NULL;
     enum err err = api_get(&root, settings, "/wyvern/status");
+    if (err == ERR_OK && !json_is_array(json_object_get(root, "nodes"))) {
+        json_decref(root);
+        err = err_set(ERR_INVALID, "%s tells nothing of nodes; is this a wyvern gateway?",
+                      settings->url);
+    }
     if (err != ERR_OK)
         return term_fail(err);
     if (settings->json) {

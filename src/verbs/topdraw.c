@@ -263,7 +263,7 @@ static enum err heading_draw(const struct draw *draw, int id_width)
     fields_text(&line, 20, 13, "model");
     trail_add(draw, &line, 3, NULL, 1);
     if (!draw->all_time)
-        snprintf(line.items[line.count - 1].text, FIELD_TEXT_SIZE, "busy over time");
+        snprintf(line.items[line.count - 1].text, FIELD_TEXT_SIZE, "history");
     for (size_t i = 0; i < line.count; i++)
         line.items[i].colour = dim;
     return fields_draw(&line, 2, draw->out);
@@ -378,7 +378,7 @@ static enum err node_draw(const struct draw *draw, const struct top_node *node, 
     fields_text(&line, 24, 4, "mem %s / %s", text, size);
     figure_bytes(text, style, top_rate_now(&node->receive_rate));
     figure_bytes(size, style, top_rate_now(&node->send_rate));
-    fields_text(&line, 30, 5, "net %s/s in, %s/s out", text, size);
+    fields_text(&line, 36, 5, "net %s/s in, %s/s out", text, size);
     fields_text(&line, (int)wrap_columns(node->address), 6, "%s", node->address);
     enum err err = fields_draw(&line, 0, draw->out);
     for (size_t i = 0; i < node->gpu_count && err == ERR_OK; i++)

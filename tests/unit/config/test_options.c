@@ -22,6 +22,7 @@ static int run_nothing(const struct settings *settings, int argc, char **argv)
 static const struct verb up = {"up", "", "Up", 0, 0, run_nothing};
 static const struct verb ask = {"ask", "[PROMPT]…", "Ask", 0, -1, run_nothing};
 static const struct verb convert = {"convert", "IN OUT", "Convert", 2, 2, run_nothing};
+static const struct verb batch = {"batch", "IN.jsonl", "Batch", 1, 1, run_nothing};
 
 /* Parses words separated by spaces; what is left of them comes back in left[]. */
 static char words_copy[512];
@@ -233,9 +234,9 @@ static void help_is_found_before_anything_is_checked(void **state)
  * environment name that fits, and a help text. */
 static void the_table_is_sound(void **state)
 {
-    static const char *const verbs[] = {"up",     "ask",     "chat",      "load", "status",
-                                        "doctor", "convert", "generate",  "node", "gateway",
-                                        "infer",  "respond", "telemetry", "top",  "key"};
+    static const char *const verbs[] = {
+        "up",   "ask",     "chat",  "load",    "status",    "doctor", "convert", "generate",
+        "node", "gateway", "infer", "respond", "telemetry", "top",    "key",     "batch"};
     for (size_t i = 0; i < option_row_count; i++) {
         const struct option_row *row = &option_rows[i];
         char env[OPTION_ENV_SIZE];
@@ -259,12 +260,35 @@ static void the_table_is_sound(void **state)
     assert_false(option_taken_by(&option_rows[0], "as")); /* not by a name's beginning */
 }
 
+/* Each letter stands for an option that is there, and for one only. */
+static void letters_are_short_names(void **state)
+{
+    struct settings s;
+    for (size_t i = 0; i < option_letter_count; i++) {
+        bool there = false;
+        for (size_t j = 0; j < option_row_count; j++)
+            there = there || strcmp(option_rows[j].name, option_letters[i].name) == 0;
+        assert_true(there);
+        for (size_t j = 0; j < i; j++)
+            assert_true(option_letters[j].letter != option_letters[i].letter);
+    }
+    assert_int_equal(parse(&batch, "in -o out --ordered", &s), ERR_OK);
+    assert_string_equal(s.output, "out");
+    assert_true(s.ordered);
+    options_done(&s);
+    assert_int_equal(parse(&batch, "in -o", &s), ERR_USAGE);
+    assert_int_equal(parse(&batch, "in -oout", &s), ERR_USAGE);
+    assert_int_equal(parse(&batch, "in -x", &s), ERR_USAGE);
+    assert_int_equal(parse(&ask, "-o out", &s), ERR_USAGE); /* not one of its options */
+}
+
 static void names_come_near(void **state)
 {
     static const char *const names[] = {"status", "load", "chat", "generate"};
     assert_string_equal(options_nearest("lod", names, 4), "load");
     assert_string_equal(options_nearest("gen", names, 4), "generate");
     assert_string_equal(options_nearest("stauts", names, 4), "status");
+    assert_string_equal(options_nearest("chta", names, 4), "chat"); /* two changed places */
     assert_null(options_nearest("xyzzy", names, 4));
     assert_null(options_nearest("", names, 4));
 }
@@ -320,6 +344,7 @@ int main(void)
         cmocka_unit_test(a_bad_file_is_named_with_its_line),
         cmocka_unit_test(help_is_found_before_anything_is_checked),
         cmocka_unit_test(the_table_is_sound),
+        cmocka_unit_test(letters_are_short_names),
         cmocka_unit_test(names_come_near),
         cmocka_unit_test(help_fits_the_width_and_names_everything),
     };

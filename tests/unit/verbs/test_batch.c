@@ -55,51 +55,51 @@ static char *file_get(void)
 
 /* ---- lines ---- */
 
-static void expect_line(struct batch_lines *lines, uint64_t number, const char *text)
+static void expect_line(struct batch_in *lines, uint64_t number, const char *text)
 {
     enum batch_line what = BATCH_LINES_END;
-    assert_int_equal(batch_lines_next(lines, 1000, &what), ERR_OK);
+    assert_int_equal(batch_in_next(lines, 1000, &what), ERR_OK);
     assert_int_equal(what, BATCH_LINE);
     assert_int_equal(lines->number, number);
     assert_string_equal(buf_text(&lines->line), text);
 }
 
-static void expect_no_line(struct batch_lines *lines, enum batch_line wanted)
+static void expect_no_line(struct batch_in *lines, enum batch_line wanted)
 {
     enum batch_line what = BATCH_LINE;
-    assert_int_equal(batch_lines_next(lines, 0, &what), ERR_OK);
+    assert_int_equal(batch_in_next(lines, 0, &what), ERR_OK);
     assert_int_equal(what, wanted);
 }
 
 static void test_lines(void **state)
 {
-    struct batch_lines lines;
+    struct batch_in lines;
     static const char text[] = "one\n\n  \t\r\ntwo\r\n\nlast";
     file_put(text, sizeof text - 1);
-    assert_int_equal(batch_lines_open(&lines, path), ERR_OK);
-    assert_int_equal(batch_lines_count(&lines), 3);
+    assert_int_equal(batch_in_open(&lines, path), ERR_OK);
+    assert_int_equal(batch_in_count(&lines), 3);
     expect_line(&lines, 1, "one");
     expect_line(&lines, 4, "two\r");
     expect_line(&lines, 6, "last");
     expect_no_line(&lines, BATCH_LINES_END);
     expect_no_line(&lines, BATCH_LINES_END);
-    batch_lines_done(&lines);
+    batch_in_done(&lines);
     file_put("", 0);
-    assert_int_equal(batch_lines_open(&lines, path), ERR_OK);
-    assert_int_equal(batch_lines_count(&lines), 0);
+    assert_int_equal(batch_in_open(&lines, path), ERR_OK);
+    assert_int_equal(batch_in_count(&lines), 0);
     expect_no_line(&lines, BATCH_LINES_END);
-    batch_lines_done(&lines);
-    assert_int_equal(batch_lines_open(&lines, "/no/such/file"), ERR_NOT_FOUND);
-    assert_int_equal(batch_lines_open(&lines, folder), ERR_INVALID);
+    batch_in_done(&lines);
+    assert_int_equal(batch_in_open(&lines, "/no/such/file"), ERR_NOT_FOUND);
+    assert_int_equal(batch_in_open(&lines, folder), ERR_INVALID);
 }
 
 static void test_slow_pipe(void **state)
 {
-    struct batch_lines lines = {.fd = -1};
+    struct batch_in lines = {.fd = -1};
     int ends[2];
     assert_int_equal(pipe(ends), 0);
     file_put("", 0);
-    assert_int_equal(batch_lines_open(&lines, path), ERR_OK);
+    assert_int_equal(batch_in_open(&lines, path), ERR_OK);
     close(lines.fd);
     lines.fd = ends[0];
     expect_no_line(&lines, BATCH_LINES_WAIT);
@@ -112,15 +112,15 @@ static void test_slow_pipe(void **state)
     assert_int_equal(write(ends[1], "2\n3\n", 4), 4);
     expect_line(&lines, 2, "2");
     expect_line(&lines, 3, "3");
-    assert_int_equal(batch_lines_count(&lines), 0);
+    assert_int_equal(batch_in_count(&lines), 0);
     close(ends[1]);
     expect_no_line(&lines, BATCH_LINES_END);
-    batch_lines_done(&lines);
+    batch_in_done(&lines);
 }
 
 static void test_huge_line(void **state)
 {
-    struct batch_lines lines;
+    struct batch_in lines;
     size_t len = BATCH_LINE_MAX + (1u << 20);
     char *text = malloc(len + 8);
     assert_non_null(text);
@@ -128,15 +128,15 @@ static void test_huge_line(void **state)
     memcpy(text + len, "\nnext\n", 6);
     file_put(text, len + 6);
     free(text);
-    assert_int_equal(batch_lines_open(&lines, path), ERR_OK);
+    assert_int_equal(batch_in_open(&lines, path), ERR_OK);
     enum batch_line what = BATCH_LINES_END;
-    assert_int_equal(batch_lines_next(&lines, 1000, &what), ERR_OK);
+    assert_int_equal(batch_in_next(&lines, 1000, &what), ERR_OK);
     assert_int_equal(what, BATCH_LINE);
     assert_true(lines.too_long);
     assert_true(lines.line.len <= BATCH_LINE_MAX);
     expect_line(&lines, 2, "next");
     assert_false(lines.too_long);
-    batch_lines_done(&lines);
+    batch_in_done(&lines);
 }
 
 /* ---- requests ---- */
