@@ -215,8 +215,14 @@ function ask(text) {
   leaveFollower();
   const before = store.path(conversation);
   const user = store.addNode(conversation, before.at(-1)?.id ?? "root", { role: "user", text });
-  if (!conversation.title) conversation.title = text.trim().split("\n")[0].slice(0, TITLE_MAX);
+  if (!conversation.title) conversation.title = titleOf(text);
   reply(user);
+}
+
+// The first line, cut at a word's end.
+function titleOf(text) {
+  const line = text.trim().split("\n")[0];
+  return line.length <= TITLE_MAX ? line : `${line.slice(0, TITLE_MAX + 1).replace(/\s?\S*$/, "") || line.slice(0, TITLE_MAX)}…`;
 }
 
 function edit(node, text) {

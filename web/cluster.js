@@ -81,8 +81,8 @@ function before(index, span) {
 // How much a counter of a worker grew each second; NaN: not known.
 function rate(index, id, field) {
   const now = samples[index], old = before(index, RATE_S);
-  const a = old.workers.get(id), b = now.workers.get(id), span = now.time - old.time;
-  if (!a || !b || a.pid !== b.pid || span <= 0 || typeof b[field] !== "number") return NaN;
+  const a = old.workers.get(id), b = now.workers.get(id), span = b?.heard_at - a?.heard_at;
+  if (!a || !b || a.pid !== b.pid || !(span > 0.2) || typeof b[field] !== "number") return NaN;
   return Math.max(0, b[field] - a[field]) / span;
 }
 

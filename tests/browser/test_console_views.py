@@ -78,6 +78,7 @@ def test_the_status_says_what_the_host_does(fake):
     host = status["nodes"][0]["host"]
     assert 0 <= host["cpu_busy"] <= 1 and 0 < host["memory_used"] < host["memory_total"]
     worker = status["nodes"][0]["workers"][0]
+    assert abs(status["time"] - worker["heard_at"]) < 2
     assert worker["busy_s"] >= 0 and worker["slot_s"] >= 0 and 0 <= worker["kv_used"] <= 1
     assert len(worker["latency"]["counts"]) == len(status["latency_bounds"]) + 1
 

@@ -306,8 +306,12 @@ static json_t *describe_latency(const struct presence *worker)
     return json_pack("{s:f, s:o}", "sum_s", worker->latency_sum, "counts", counts);
 }
 
-static json_t *describe_worker(const struct presence *worker)
+/* heard_at: so that rates can be had from two statuses, whenever they were asked for. */
+static json_t *describe_worker(const struct process *process)
 {
+    const struct presence *worker = &process->presence;
+    double heard_at =
+        clock_wall() - (double)(clock_mono_ns() - process->seen_ns) / (double)NS_PER_S;
     const struct presence_work *work = &worker->work;
     json_t *out = json_pack("{s:s, s:i, s:s, s:s, s:s, s:i, s:i, s:i, s:I, s:I, s:I, s:I, s:o}",
                             "id", worker->name, "pid", worker->pid, "device", worker->device,
@@ -317,6 +321,7 @@ static json_t *describe_worker(const struct presence *worker)
                             "tokens", (json_int_t)worker->reply_tokens_total, "prompt_tokens",
                             (json_int_t)worker->prompt_tokens_total, "failed",
                             (json_int_t)worker->failed_total, "latency", describe_latency(worker));
+    set_known(out, "heard_at", heard_at);
     if (!work->known)
         return out;
     json_object_set_new(out, "waiting", json_integer(work->waiting));
@@ -381,7 +386,7 @@ static json_t *gather(const struct registry *registry)
             continue;
         json_t *own = belongings(by_node, presence->node);
         if (worker) {
-            json_array_append_new(json_object_get(own, "workers"), describe_worker(presence));
+            json_array_append_new(json_object_get(own, "workers"), describe_worker(process));
         } else {
             json_object_set_new(own, "metrics_url", json_string(presence->url));
             json_object_set_new(own, "host", describe_host(presence));
