@@ -121,7 +121,7 @@ static enum err reply_print_json(const struct api_reply *reply, const char *prom
     buf_init(&out, API_TEXT_MAX * 8);
     enum err err = json_write(root, &out);
     if (err == ERR_OK) {
-        fwrite(out.data, 1, out.len, stdout);
+        term_text(stdout, out.data, out.len); /* JSON leaves some controls as they are */
         fputc('\n', stdout);
     }
     buf_done(&out);

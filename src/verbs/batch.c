@@ -136,7 +136,10 @@ static void job_free(struct batch *batch, struct batch_job *job)
 
 static void job_write(struct batch *batch, struct batch_job *job)
 {
-    enum err err = batch_out_write(&batch->out, job->answer.data, job->answer.len);
+    char *safe = isatty(batch->out.fd) ? term_safe(job->answer.data) : NULL;
+    const char *line = safe != NULL ? safe : job->answer.data;
+    enum err err = batch_out_write(&batch->out, line, strlen(line));
+    free(safe);
     if (err != ERR_OK) {
         give_up(batch, err);
         return;

@@ -243,7 +243,7 @@ static int char_read(EditLine *editor, wchar_t *out)
     mbstate_t state;
     memset(&state, 0, sizeof state);
     unsigned char byte;
-    for (int got; (got = byte_read(edit, &byte)) == 1;) {
+    while (byte_read(edit, &byte) == 1) {
         char c = (char)byte;
         if (is_signal(edit, byte)) {
             if (edit->stopped)

@@ -399,9 +399,10 @@ static enum err report_print(const struct load *load, size_t *duplicates)
     else
         err = report_draw(report, &style, &out);
     if (err == ERR_OK) {
-        fputs(buf_text(&out), stdout);
         if (load->settings.json)
-            fputc('\n', stdout);
+            (void)(term_text(stdout, out.data, out.len) && fputc('\n', stdout));
+        else
+            fputs(buf_text(&out), stdout); /* drawn: with escapes of ours */
     }
 out:
     buf_done(&out);

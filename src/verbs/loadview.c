@@ -199,7 +199,7 @@ static void line_draw(struct load_view *view, const struct load_counts *counts)
         err = buf_printf(&line, "%s %s %zu", i == 0 ? ";" : ",", label, view->workers[i].done);
     }
     if (err == ERR_OK)
-        fprintf(stderr, "%s\n", buf_text(&line));
+        (void)(term_text(stderr, buf_text(&line), line.len) && fputc('\n', stderr));
     buf_done(&line);
 }
 

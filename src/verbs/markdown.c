@@ -40,7 +40,7 @@ struct markdown {
     unsigned style;
     char fence;
     size_t fence_len;
-    unsigned fence_quotes;
+    unsigned fence_quotes, fence_indent;
     struct buf rows; /* of a table, and the row that comes in behind rows_whole */
     size_t rows_whole;
     unsigned rows_quotes;
@@ -263,6 +263,7 @@ static void fence_begin(struct markdown *md, const struct opening *open, const c
     md->fence = line[open->marker];
     md->fence_len = open->body - open->marker;
     md->fence_quotes = open->quotes;
+    md->fence_indent = open->indent;
     rule_draw(md, label);
     md->place = AT_CODE;
 }
@@ -390,6 +391,13 @@ static void code_begin(struct markdown *md)
     md->head_len = 0;
 }
 
+static void fence_end(struct markdown *md)
+{
+    lead_quotes(md, md->fence_quotes);
+    lead_spaces(md, md->fence_indent);
+    rule_draw(md, "");
+}
+
 static void code_start_byte(struct markdown *md, char c)
 {
     bool whole = c == '\n';
@@ -400,8 +408,7 @@ static void code_start_byte(struct markdown *md, char c)
     if (closes == 1) {
         md->head_len = 0;
         md->place = AT_START;
-        lead_quotes(md, md->fence_quotes);
-        rule_draw(md, "");
+        fence_end(md);
     } else if (closes < 0) {
         code_begin(md);
         if (whole)
@@ -523,7 +530,7 @@ void markdown_end(struct markdown *md)
         (void)markdown_feed(md, "\n", 1);
     table_end(md);
     if (md->place == AT_CODE)
-        rule_draw(md, "");
+        fence_end(md);
     md->place = AT_START;
     md->head_len = 0;
     md->rows_refused = false;

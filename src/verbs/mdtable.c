@@ -20,7 +20,7 @@ struct table {
     struct flow *flow;
     const char *lead;
     bool utf8;
-    size_t columns;
+    size_t columns, records;
     int widths[TABLE_COLUMNS_MAX];
     bool right[TABLE_COLUMNS_MAX];
 };
@@ -215,6 +215,8 @@ static void rule_draw(struct table *table)
 
 static void record_draw(struct table *table, const struct cell *head, const struct cell *cells)
 {
+    if (table->records++ > 0)
+        flow_newline(table->flow);
     for (size_t i = 0; i < table->columns; i++) {
         flow_lead(table->flow, table->lead, FLOW_DIM);
         (void)span_put(table->flow, head[i].text, head[i].len, true, FLOW_BOLD, '\0');
@@ -222,7 +224,6 @@ static void record_draw(struct table *table, const struct cell *head, const stru
         (void)span_put(table->flow, cells[i].text, cells[i].len, true, 0, '\0');
         flow_newline(table->flow);
     }
-    flow_newline(table->flow);
 }
 
 /* Calls what with each row behind the rule. */

@@ -1,6 +1,7 @@
 /*
  * status.c - what runs: nodes, their workers, and the queue.
  */
+#include <stdlib.h>
 #include <string.h>
 
 #include "verbs/apiclient.h"
@@ -119,8 +120,10 @@ int verb_status(const struct settings *settings, int argc, char **argv)
     if (err != ERR_OK)
         return term_fail(err);
     if (settings->json) {
-        json_dumpf(root, stdout, JSON_COMPACT);
+        char *text = json_dumps(root, JSON_COMPACT);
+        text_print(text != NULL ? text : "");
         fputc('\n', stdout);
+        free(text);
     } else {
         status_print(root);
     }

@@ -82,9 +82,10 @@ static enum err top_print(const struct top *top, bool json)
     enum err err = json ? top_write_json(top, now, clock_wall(), &text)
                         : top_draw_text(top, &style, now, &text);
     if (err == ERR_OK) {
-        fputs(buf_text(&text), stdout);
         if (json)
-            fputc('\n', stdout);
+            (void)(term_text(stdout, buf_text(&text), text.len) && fputc('\n', stdout));
+        else
+            fputs(buf_text(&text), stdout); /* drawn: with escapes of ours */
         (void)fflush(stdout);
     }
     buf_done(&text);

@@ -213,8 +213,8 @@ def test_a_full_disk(fake, tmp_path):
 
 def test_killed_at_random_moments(fake, tmp_path):
     """kill -9, twenty times: in the end each line is there once, and none was made twice."""
-    count, kills = 300, 0
-    path = write_lines(tmp_path / "in", prompts(count, 5, 4))
+    count, kills = 200, 0
+    path = write_lines(tmp_path / "in", prompts(count, 5, 20))
     out = tmp_path / "out"
     before = accepted(fake)
     rng = random.Random(8)

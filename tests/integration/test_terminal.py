@@ -137,7 +137,7 @@ def test_markdown_as_it_is_without_colour(stand_in, chat, env):
 
 
 @pytest.mark.parametrize("env", [{}, {"NO_COLOR": "1"}])
-@pytest.mark.parametrize("verb", ["chat", "ask", "ask --details"])
+@pytest.mark.parametrize("verb", ["chat", "ask", "ask --details", "ask --json"])
 def test_no_control_of_the_model_reaches_the_terminal(stand_in, terminal, tmp_path, verb, env):
     stand_in.text = HOSTILE
     options = ["--state-dir", tmp_path] if verb == "chat" else ["hello"]
@@ -485,3 +485,14 @@ def test_chat_through_pipes(fake, tmp_path):
     assert asked == ["uno tokens=2", "due tokens=1\nx", "tre tokens=1 \ny"]
     open_block = run("chat", "--url", fake.url, stdin='"""\nuno tokens=1', check=0)
     assert open_block.stdout == "uno.0 \n"
+
+
+def test_batch_to_a_terminal(start, terminal, tmp_path):
+    """Answers that go to a terminal are as harmless there."""
+    path = tmp_path / "in"
+    service = start()
+    path.write_text(json.dumps({"prompt": "tag\x9b31m\u202e tokens=1"}) + "\n")
+    seen = terminal("batch", "--url", service.url, path)
+    assert seen.ended(20) == 0
+    assert "tag?31m?.0" in seen.text()
+    assert not re.search(r"[\x00-\x07\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f-\x9f\u202e]", seen.read())

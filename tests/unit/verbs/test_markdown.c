@@ -158,6 +158,9 @@ static void test_code(void **state)
     out = plain(drawn(text, strlen(text), 40, 0));
     assert_non_null(strstr(out, text + 4));
     free(out);
+    expect_plain("1. a\n   ```\n   x\n   ```", 40,
+                 "1. a\n   ─────────────────────────────────────\n   x\n"
+                 "   ─────────────────────────────────────\n");
     expect_plain("> ```\n> x\n> ```\ny", 40,
                  "│ ──────────────────────────────────────\n│ x\n"
                  "│ ──────────────────────────────────────\ny\n");
@@ -225,7 +228,7 @@ static void test_tables(void **state)
                  "k │ v\n──┼─────────────────\nx │ aaaa bbbb cccc\n  │ dddd eeee\n");
     /* No room for columns: one line a cell. */
     expect_plain("|aaaaaaaaa|bbbbbbbbb|ccccccccc|\n|-|-|-|\n|111111111|222222222|333333333|\n", 24,
-                 "aaaaaaaaa: 111111111\nbbbbbbbbb: 222222222\nccccccccc: 333333333\n\n");
+                 "aaaaaaaaa: 111111111\nbbbbbbbbb: 222222222\nccccccccc: 333333333\n");
     /* Rows without a rule are text; missing cells are empty, escaped bars no border. */
     expect_plain("| a | b |\nnext", 80, "| a | b |\nnext\n");
     expect_plain("| a | b |\n| c | d |\n| e |", 80, "| a | b |\n| c | d |\n| e |\n");
