@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # check.sh - everything that tells whether wyvern is right: builds under gcc and clang, unit tests
-# plain and under the sanitizers, integration and fault tests on a real broker and a real model,
+# plain and under the sanitizers, integration, fault and browser tests on a real broker and a real model,
 # lint.  Installs what it needs.  The last line is "N passed, N failed"; exit status 1 on any
 # failure.
 #
-# CHECK_PYTEST: arguments for pytest instead of "tests/integration tests/fault".
+# CHECK_PYTEST: arguments for pytest instead of "tests/integration tests/fault tests/browser".
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 
@@ -109,9 +109,9 @@ if build "gcc, -Werror" build default all; then
     unit "unit tests" build
     stage "the default model"
     scripts/deps.sh model || count 0 1 "the default model"
-    stage "integration tests"
-    read -ra pytest_arguments <<<"${CHECK_PYTEST:-tests/integration tests/fault}"
-    python_tests "integration and fault tests" pytest "${pytest_arguments[@]}"
+    stage "integration, fault and browser tests"
+    read -ra pytest_arguments <<<"${CHECK_PYTEST:-tests/integration tests/fault tests/browser}"
+    python_tests "integration, fault and browser tests" pytest "${pytest_arguments[@]}"
 fi
 
 stage "clang build with ASan and UBSan"

@@ -146,8 +146,9 @@ class Broker:
     def request(self, subject, payload=None, timeout=5, headers=None):
         inbox = f"{self.prefix}.{time.monotonic_ns()}"
         sid = self.subscribe(inbox)
-        data = b"" if payload is None else json.dumps(payload).encode()
-        self.publish(subject, data, inbox, headers)
+        if not isinstance(payload, bytes):
+            payload = b"" if payload is None else json.dumps(payload).encode()
+        self.publish(subject, payload, inbox, headers)
         got = self.messages(lambda m: any(x.subject == inbox for x in m), timeout)
         self.unsubscribe(sid)
         for message in got:

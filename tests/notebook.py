@@ -41,8 +41,14 @@ def environment(**values):
 
 def client(notebook, timeout=120):
     """Its cells see the folder that it lies in, as in Jupyter."""
-    return NotebookClient(notebook, timeout=timeout, kernel_name="python3", record_timing=False,
-                          coalesce_streams=True, resources={"metadata": {"path": str(NOTEBOOK.parent)}})
+    return NotebookClient(
+        notebook,
+        timeout=timeout,
+        kernel_name="python3",
+        record_timing=False,
+        coalesce_streams=True,
+        resources={"metadata": {"path": str(NOTEBOOK.parent)}},
+    )
 
 
 def execute(notebook, timeout=120, **env):

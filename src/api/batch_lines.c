@@ -28,18 +28,18 @@ void batch_fault_add(struct batch *batch, const struct batch_fault *fault)
 
 /* ---- cutting ---- */
 
-void batch_lines_init(struct batch_lines *lines)
+void batch_input_init(struct batch_input *lines)
 {
-    *lines = (struct batch_lines){.at = 0};
+    *lines = (struct batch_input){.at = 0};
     buf_init(&lines->text, BATCH_LINE_BYTES + PART_BYTES_MAX);
 }
 
-void batch_lines_done(struct batch_lines *lines)
+void batch_input_done(struct batch_input *lines)
 {
     buf_done(&lines->text);
 }
 
-enum err batch_lines_add(struct batch_lines *lines, const char *data, size_t len)
+enum err batch_input_add(struct batch_input *lines, const char *data, size_t len)
 {
     buf_consume(&lines->text, lines->at);
     lines->at = 0;
@@ -60,7 +60,7 @@ static bool is_blank(const char *line, size_t len)
     return true;
 }
 
-enum err batch_lines_next(struct batch_lines *lines, const char **line, size_t *len)
+enum err batch_input_next(struct batch_input *lines, const char **line, size_t *len)
 {
     for (;;) {
         size_t left = lines->text.len - lines->at;
@@ -85,7 +85,7 @@ enum err batch_lines_next(struct batch_lines *lines, const char **line, size_t *
     }
 }
 
-void batch_lines_again(struct batch_lines *lines, const char *line)
+void batch_input_again(struct batch_input *lines, const char *line)
 {
     lines->at = (size_t)(line - lines->text.data);
     lines->number--;

@@ -93,21 +93,21 @@ MUST_USE enum err batch_list_write(const struct batch *const *batches, size_t co
 /* ---- lines in ---- */
 
 /* Cuts bytes that come in parts into lines. */
-struct batch_lines {
+struct batch_input {
     struct buf text;
     size_t at;       /* first byte that was not given out */
     unsigned number; /* of the line given out last, from 1 */
     bool ended;      /* no more bytes come */
 };
-void batch_lines_init(struct batch_lines *lines);
-void batch_lines_done(struct batch_lines *lines);
-MUST_USE enum err batch_lines_add(struct batch_lines *lines, const char *data, size_t len);
+void batch_input_init(struct batch_input *lines);
+void batch_input_done(struct batch_input *lines);
+MUST_USE enum err batch_input_add(struct batch_input *lines, const char *data, size_t len);
 /* The next line that is not blank, borrowed until the next call.  ERR_NOT_FOUND: more bytes are
  * needed, or it was the last; ERR_LIMIT: a line is longer than BATCH_LINE_BYTES. */
-MUST_USE enum err batch_lines_next(struct batch_lines *lines, const char **line, size_t *len);
+MUST_USE enum err batch_input_next(struct batch_input *lines, const char **line, size_t *len);
 
 /* Gives the line that was given out last once more. */
-void batch_lines_again(struct batch_lines *lines, const char *line);
+void batch_input_again(struct batch_input *lines, const char *line);
 
 struct batch_line {
     json_t *root; /* owned */

@@ -273,7 +273,7 @@ static enum err join_broker(struct telemetry *telemetry)
                             telemetry);
     if (err == ERR_OK)
         err = teller_new(&telemetry->teller, telemetry->bus, telemetry->loop, &telemetry->presence,
-                         NULL, NULL);
+                         telemetry_refresh, telemetry);
     return err;
 }
 

@@ -4,9 +4,10 @@
  *   telemetry.c          loop, HTTP, broker, figures of the worker itself
  *   telemetry_gpus.c     GPUs, and the jobs that run on them
  *   telemetry_node.c     CPUs, memory, load, network and disk of this node
+ *   telemetry_tell.c     the few of these figures that the status shows
  *   telemetry_workers.c  what the node's inference workers say of themselves
  *
- * Each of the four has a section of the metric rows; telemetry.c makes one table of them.
+ * Each but telemetry_tell.c has a section of the metric rows; telemetry.c makes one table of them.
  */
 #ifndef WYVERN_ROLES_TELEMETRY_H
 #define WYVERN_ROLES_TELEMETRY_H
@@ -20,6 +21,7 @@
 #include "config/settings.h"
 #include "http/server.h"
 #include "metrics/family.h"
+#include "probe/node.h"
 #include "probe/poller.h"
 #include "roles/tally.h"
 #include "wire/presence.h"
@@ -134,6 +136,7 @@ struct telemetry {
     unsigned restart_count;
     int64_t restarts_ns; /* when it said so */
     struct presence presence;
+    double cpu_told[NODE_CPU_MODES]; /* seconds, when our presence was said last */
     char hostname[PRESENCE_TEXT_MAX];
     bool told_full, incomplete;
 };
@@ -142,6 +145,9 @@ struct telemetry {
 void telemetry_set(struct telemetry *telemetry, size_t row, const char *const *labels,
                    double value);
 void telemetry_keep(struct telemetry *telemetry, enum err err);
+
+/* telemetry_tell.c: brings the presence up to date; arg: struct telemetry. */
+teller_refresh_fn telemetry_refresh;
 
 /* telemetry_gpus.c, telemetry_node.c: begin to read. */
 MUST_USE enum err collect_gpus(struct telemetry *telemetry);

@@ -1,6 +1,7 @@
 #include "wire/presence.h"
 
 #include <limits.h>
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -52,6 +53,37 @@ static void write_restarts(struct json_out *out, const struct presence *presence
     json_out_array_end(out);
 }
 
+static void write_known(struct json_out *out, const char *key, double value)
+{
+    if (value >= 0)
+        json_out_number(out, key, value);
+}
+
+static void write_host(struct json_out *out, const struct presence *presence)
+{
+    if (presence->host.known) {
+        json_out_object(out, "host");
+        write_known(out, "cpu_busy", presence->host.cpu_busy);
+        write_known(out, "memory_used", presence->host.memory_used);
+        write_known(out, "memory_total", presence->host.memory_total);
+        json_out_object_end(out);
+    }
+    json_out_array(out, "gpus");
+    for (unsigned i = 0; i < presence->gpu_count; i++) {
+        const struct presence_gpu *gpu = &presence->gpus[i];
+        json_out_object(out, NULL);
+        json_out_text(out, "name", gpu->name);
+        json_out_uint(out, "index", gpu->index);
+        write_known(out, "busy", gpu->busy);
+        write_known(out, "memory_used", gpu->memory_used);
+        write_known(out, "memory_total", gpu->memory_total);
+        write_known(out, "power_w", gpu->power_w);
+        write_known(out, "temperature_c", gpu->temperature_c);
+        json_out_object_end(out);
+    }
+    json_out_array_end(out);
+}
+
 enum err presence_encode(const struct presence *presence, struct buf *buf)
 {
     struct json_out out;
@@ -70,6 +102,8 @@ enum err presence_encode(const struct presence *presence, struct buf *buf)
     json_out_text(&out, "state", presence->state);
     if (strcmp(presence->role, "infer") == 0)
         write_infer(&out, presence);
+    if (strcmp(presence->role, "telemetry") == 0)
+        write_host(&out, presence);
     if (presence->restart_count > 0)
         write_restarts(&out, presence);
     json_out_uint(&out, "replies_total", presence->replies_total);
@@ -120,6 +154,36 @@ static void read_work(struct presence_work *work, const json_t *object)
     work->cached_tokens_total = json_uint(object, "cached_tokens_total", 0);
 }
 
+/* Negative where it is not there, or can't be. */
+static double read_known(const json_t *root, const char *key, double most)
+{
+    double value = json_number(root, key, -1);
+    return value >= 0 && value <= most ? value : -1;
+}
+
+static void read_host(struct presence *presence, const json_t *root)
+{
+    const json_t *host = json_object_get(root, "host"), *gpus = json_object_get(root, "gpus");
+
+    presence->host = (struct presence_host){
+        .known = json_is_object(host),
+        .cpu_busy = read_known(host, "cpu_busy", 1),
+        .memory_used = read_known(host, "memory_used", HUGE_VAL),
+        .memory_total = read_known(host, "memory_total", HUGE_VAL),
+    };
+    for (size_t i = 0; i < json_array_size(gpus) && i < PRESENCE_GPUS_MAX; i++) {
+        const json_t *from = json_array_get(gpus, i);
+        struct presence_gpu *gpu = &presence->gpus[presence->gpu_count++];
+        json_text_copy(from, "name", gpu->name, sizeof gpu->name);
+        gpu->index = read_unsigned(from, "index");
+        gpu->busy = read_known(from, "busy", 1);
+        gpu->memory_used = read_known(from, "memory_used", HUGE_VAL);
+        gpu->memory_total = read_known(from, "memory_total", HUGE_VAL);
+        gpu->power_w = read_known(from, "power_w", HUGE_VAL);
+        gpu->temperature_c = read_known(from, "temperature_c", HUGE_VAL);
+    }
+}
+
 static void read_presence(struct presence *presence, const json_t *root)
 {
     int64_t pid = json_int(root, "pid", 0);
@@ -146,6 +210,7 @@ static void read_presence(struct presence *presence, const json_t *root)
     presence->replies_total = json_uint(root, "replies_total", 0);
     read_latency(presence, root);
     read_work(&presence->work, json_object_get(root, "work"));
+    read_host(presence, root);
 }
 
 enum err presence_decode(struct presence *out, const char *data, size_t len)

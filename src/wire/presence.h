@@ -34,6 +34,22 @@ struct presence_work {
 };
 
 #define PRESENCE_RESTARTS_MAX 256 /* workers of a node */
+#define PRESENCE_GPUS_MAX     16  /* of a node that are told of here; /metrics has all */
+
+/* What is not known is negative. */
+struct presence_gpu {
+    char name[40]; /* of the model, cut */
+    unsigned index;
+    double busy;                      /* 0 … 1 */
+    double memory_used, memory_total; /* bytes */
+    double power_w, temperature_c;
+};
+
+struct presence_host {
+    bool known;
+    double cpu_busy; /* share of all CPUs since it was said last, 0 … 1 */
+    double memory_used, memory_total;
+};
 
 struct presence {
     char role[16]; /* "gateway", "infer", "respond", "telemetry", "node" */
@@ -57,6 +73,10 @@ struct presence {
     struct presence_work work;
     /* respond: of the records it created */
     uint64_t replies_total;
+    /* telemetry: its node now */
+    struct presence_host host;
+    struct presence_gpu gpus[PRESENCE_GPUS_MAX];
+    unsigned gpu_count;
     /* infer and respond */
     uint64_t prompt_tokens_total, reply_tokens_total, failed_total;
     /* node: how often each of its workers, infer-<node>-<i>, had to be started again; borrowed, and

@@ -1,6 +1,6 @@
-"""Commands in the documents: each `wyvern …` of README.md and docs/ is one that the program takes, with
-its options and their values; what docs/COMING-FROM.md says of calls is so; what README.md tells
-people to run, runs."""
+"""Commands in the documents: each `wyvern …` of README.md and docs/ is one that the program takes,
+with its options and their values; what docs/COMING-FROM.md says of calls is so; what README.md
+tells people to run, runs."""
 
 import os
 import re
@@ -33,9 +33,14 @@ def commands(path):
     """Every wyvern command of a page: in blocks for a shell, and between backticks."""
     text = path.read_text(encoding="utf-8")
     found = [line for block in blocks(text) for line in joined(block)]
-    found += re.findall(r"`((?:[A-Z_]+=\S+ )*(?:build/)?wyvern [^`]+)`", re.sub(r"```.*?```", "", text, flags=re.S))
+    found += re.findall(
+        r"`((?:[A-Z_]+=\S+ )*(?:build/)?wyvern [^`]+)`", re.sub(r"```.*?```", "", text, flags=re.S)
+    )
     for line in found:
-        match = re.search(r"(?:^|[|&;(] *|\$\()(?:[A-Z_]+=\S+ )*(?:srun [^|;]*?)?(?:build/)?wyvern +(.*)", line.strip())
+        match = re.search(
+            r"(?:^|[|&;(] *|\$\()(?:[A-Z_]+=\S+ )*(?:srun [^|;]*?)?(?:build/)?wyvern +(.*)",
+            line.strip(),
+        )
         if match and not any(form in match[1] for form in FORMS):
             yield shell_words(match[1])
 
@@ -53,7 +58,9 @@ def shell_words(text):
     return words
 
 
-COMMANDS = sorted({(path.name, *words) for path in PAGES if path.name != "CLI.md" for words in commands(path)})
+COMMANDS = sorted(
+    {(path.name, *words) for path in PAGES if path.name != "CLI.md" for words in commands(path)}
+)
 
 
 def test_commands_are_found():
@@ -64,7 +71,8 @@ def test_commands_are_found():
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_the_program_takes_it(command):
-    """The parser goes from left to right: an option that does not exist, put behind, is the only fault."""
+    """The parser goes from left to right: an option that does not exist, put behind, is the only
+    fault."""
     page, verb, *words = command
     if verb == "help":
         assert run(verb, *words).returncode == 0
@@ -83,6 +91,7 @@ def test_a_wrong_one_is_seen():
 
 
 # ---- docs/COMING-FROM.md ----
+
 
 def rows():
     """The cells of every table row of the page."""
@@ -119,8 +128,14 @@ def test_fields_are_ignored_or_refused_as_it_says(fake):
         status = 200 if here.startswith("ignored") else 400 if here.startswith("refused") else None
         for field in ticked(there) if status else []:
             name = field.split(":")[0].strip('"')
-            value = [{"type": "function"}] if name == "tools" else {"a": 1} if "json" in name else 1.5
-            body = {"model": "default", "max_tokens": 3, "messages": [{"role": "user", "content": "Hi"}]}
+            value = (
+                [{"type": "function"}] if name == "tools" else {"a": 1} if "json" in name else 1.5
+            )
+            body = {
+                "model": "default",
+                "max_tokens": 3,
+                "messages": [{"role": "user", "content": "Hi"}],
+            }
             if name == "repetition_penalty":
                 continue  # by the real model, below
             reply = post(fake, "/v1/chat/completions", {**body, name: value})
@@ -140,7 +155,9 @@ def test_a_decoder_model_says_which_penalty(real):
 
 def test_metrics_are_named_as_it_says():
     known = set(re.findall(r"^\| `(\w+)` \|", (ROOT / "docs" / "METRICS.md").read_text(), re.M))
-    named = {name for _, here, *_ in rows() for name in ticked(here) if re.fullmatch(r"wyvern_\w+", name)}
+    named = {
+        name for _, here, *_ in rows() for name in ticked(here) if re.fullmatch(r"wyvern_\w+", name)
+    }
     assert len(named) > 5 and named <= known
 
 
@@ -157,32 +174,82 @@ def asking():
     for block in blocks(README):
         for line in joined(block):
             line = line.strip()
-            if re.match(rf"(?:.*\| *)?build/wyvern (?:{'|'.join(ASKING)})\b", line) or line.startswith("curl "):
+            if re.match(
+                rf"(?:.*\| *)?build/wyvern (?:{'|'.join(ASKING)})\b", line
+            ) or line.startswith("curl "):
                 yield line
 
 
 @pytest.mark.parametrize("line", list(asking()))
 def test_readme_asks(real, tmp_path, line):
-    """As it stands there, in a folder with a prompt a line and a batch; chat is told one thing."""
+    """As it stands there, in a folder with a text and a batch; chat is told one thing."""
     (tmp_path / "build").symlink_to(WYVERN.parent)
     (tmp_path / "notes.txt").write_text("Two dragons met.\n")
-    (tmp_path / "requests.jsonl").write_text(
-        '{"custom_id":"a","method":"POST","url":"/v1/chat/completions","body":{"model":"default",'
-        '"max_tokens":5,"messages":[{"role":"user","content":"Hi"}]}}\n')
+    (tmp_path / "in.jsonl").write_text('{"prompt": "Hi"}\n{"prompt": "Ho"}\n')
     line = line.replace(ADDRESS, f"127.0.0.1:{real.port}")
     if "wyvern top" in line:
         line = line.replace("wyvern top", "wyvern top --once")
-    env = {**os.environ, "WYVERN_URL": real.url, "no_proxy": "127.0.0.1", "NO_PROXY": "127.0.0.1",
-           "WYVERN_MAX_TOKENS": "12", "WYVERN_MIN_TOKENS": "4", "WYVERN_REPEAT": "1"}
-    line = line.replace(" --repeat 7", "")
-    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=120, cwd=tmp_path,
-                          env=env, input="Hello\n" if "wyvern chat" in line else "")
+    env = {
+        **os.environ,
+        "WYVERN_URL": real.url,
+        "no_proxy": "127.0.0.1",
+        "NO_PROXY": "127.0.0.1",
+        "WYVERN_MAX_TOKENS": "12",
+        "WYVERN_MIN_TOKENS": "4",
+        "WYVERN_REPEAT": "1",
+    }
+    done = subprocess.run(
+        ["bash", "-c", line],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=tmp_path,
+        env=env,
+        input="Hello\n" if "wyvern chat" in line else "",
+    )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() or list(tmp_path.glob("*out*")) or list(tmp_path.glob("replies*")), done.stderr
-    if "num_beams" in line:  # for Blenderbot, which test_blenderbot_service.py asks; others refuse it by name
+    if "wyvern batch" in line:
+        assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 2
+    else:
+        assert done.stdout.strip(), done.stderr
+    if (
+        "num_beams" in line
+    ):  # for Blenderbot, which test_blenderbot_service.py asks; others refuse it by name
         assert '"param":"num_beams"' in done.stdout
     else:
         assert '"error":' not in done.stdout.replace(" ", "")
+
+
+ALONE = [
+    line.split("#")[0].strip()
+    for block in blocks(README)
+    for line in joined(block)
+    if re.match(r"build/wyvern (generate|convert model|key)", line)
+]
+
+
+@pytest.mark.parametrize("line", ALONE)
+def test_readme_without_a_service(model, tmp_path, line):
+    """With the small model under each name that README uses."""
+    (tmp_path / "build").symlink_to(WYVERN.parent)
+    (tmp_path / "path" / "to").mkdir(parents=True)
+    for name in ("path/to/model.gguf", "model-f16.gguf"):
+        (tmp_path / name).symlink_to(model)
+    done = subprocess.run(
+        ["bash", "-c", line],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=tmp_path,
+        env={**os.environ, "WYVERN_MAX_TOKENS": "5"},
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() or (tmp_path / "model-q8_0.gguf").stat().st_size > 1e8
+
+
+def test_readme_has_some_of_each():
+    assert len(ALONE) == 3 and len(list(asking())) >= 8
 
 
 PYTHON = blocks(README, "python")
@@ -191,8 +258,13 @@ PYTHON = blocks(README, "python")
 @pytest.mark.parametrize("index", range(len(PYTHON)))
 def test_readme_in_python(real, index):
     text = PYTHON[index].replace(ADDRESS, f"127.0.0.1:{real.port}")
-    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=120,
-                          env={**os.environ, "no_proxy": "127.0.0.1", "NO_PROXY": "127.0.0.1"})
+    done = subprocess.run(
+        [sys.executable, "-c", text],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "no_proxy": "127.0.0.1", "NO_PROXY": "127.0.0.1"},
+    )
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.strip()) > 10
 
@@ -242,8 +314,10 @@ def test_make_targets_are_there():
 
 
 def test_the_first_two_commands_of_readme():
-    """make demo and make up: what each prints is looked at by scripts/demo.sh itself; here that they are
-    what README begins with."""
-    first = [line.split("#")[0].strip() for block in blocks(README)[:2] for line in block.splitlines()]
+    """make demo and make up: scripts/demo.sh looks itself at what happened; here that README
+    begins with them."""
+    first = [
+        line.split("#")[0].strip() for block in blocks(README)[:2] for line in block.splitlines()
+    ]
     assert first[0] == "make demo"
     assert "make up" in first

@@ -1,5 +1,7 @@
-"""notebooks/wyvern.ipynb: it runs from top to bottom against a real service with the small model and a
-real Prometheus, shows what it says it shows, and leaves nothing; what is committed is such a run."""
+"""notebooks/wyvern.ipynb: it runs from top to bottom against a real service with the small model
+and a real Prometheus, shows what it says it shows, and leaves nothing; what is committed is such
+a run.
+"""
 
 import ast
 import base64
@@ -11,6 +13,7 @@ import signal
 import subprocess
 import sys
 
+import matplotlib.font_manager  # makes its list of fonts, once, so that no cell says it does
 import matplotlib.image
 import nbclient.exceptions
 import nbformat
@@ -21,11 +24,21 @@ import prometheus
 from harness import WYVERN, free_ports, mentioning, new_key, run_json, wait_for
 
 PROGRAM = prometheus.program()
-needs_prometheus = pytest.mark.skipif(PROGRAM is None, reason="no prometheus: scripts/deps.sh check")
+needs_prometheus = pytest.mark.skipif(
+    PROGRAM is None, reason="no prometheus: scripts/deps.sh check"
+)
 WORKERS = ["infer-node1-0", "infer-node1-1", "infer-node2-0", "infer-node2-1"]
 COLOURS = [(0x00, 0x72, 0xB2), (0xE6, 0x9F, 0x00), (0x00, 0x9E, 0x73), (0xCC, 0x79, 0xA7)]
-SECTIONS = ["Start a service", "Figure 1", "Figure 2", "Figure 3", "A reply as it is made",
-            "A reply that survives", "A second turn", "The end"]
+SECTIONS = [
+    "Start a service",
+    "Figure 1",
+    "Figure 2",
+    "Figure 3",
+    "A reply as it is made",
+    "A reply that survives",
+    "A second turn",
+    "The end",
+]
 
 
 def text_of(cells):
@@ -51,8 +64,12 @@ def section(book, title):
 
 
 def pictures(book):
-    return [base64.b64decode(output.data["image/png"]) for cell in book.cells
-            for output in cell.get("outputs", []) if "image/png" in output.get("data", {})]
+    return [
+        base64.b64decode(output.data["image/png"])
+        for cell in book.cells
+        for output in cell.get("outputs", [])
+        if "image/png" in output.get("data", {})
+    ]
 
 
 def pixels_of(picture, colour):
@@ -68,8 +85,18 @@ def check(book, prompts, workers=WORKERS):
     assert not [o for cell in code for o in cell.outputs if o.get("name") == "stderr"]
 
     one = text_of(section(book, "Figure 1"))
-    for name in ("prompter", "prompt id", "prompt", "response", "response id", "inference worker",
-                 "response worker", "node", "device", "time"):
+    for name in (
+        "prompter",
+        "prompt id",
+        "prompt",
+        "response",
+        "response id",
+        "inference worker",
+        "response worker",
+        "node",
+        "device",
+        "time",
+    ):
         assert re.search(rf"^{name} +\S", one, re.M), name
     prompt_id = re.search(r"^prompt id +([0-9a-f]{32})$", one, re.M)[1]
     assert f"chatcmpl-{prompt_id}" in one
@@ -92,13 +119,15 @@ def check(book, prompts, workers=WORKERS):
 
     assert len(pictures(book)) == 2
     for picture in pictures(book):  # each worker's colour is in both
-        for colour in COLOURS[:len(workers)]:
+        for colour in COLOURS[: len(workers)]:
             assert pixels_of(picture, colour) > 100
 
     assert len(text_of(section(book, "A reply as it is made"))) > 20
     survived = text_of(section(book, "A reply that survives"))
     behind = int(re.search(r"gone behind event (\d+) of resp_[0-9a-f]{32}", survived)[1])
-    first, last = map(int, re.search(r"… events (\d+) to (\d+), (?:completed|incomplete);", survived).groups())
+    first, last = map(
+        int, re.search(r"… events (\d+) to (\d+), (?:completed|incomplete);", survived).groups()
+    )
     assert first == behind + 1 and last > first + 5
     assert "the pieces of both readers are the whole text" in survived
     second = text_of(section(book, "A second turn"))
@@ -122,9 +151,16 @@ def room(tmp_path, monkeypatch):
 
 def settings(model, **more):
     """Small, and apart from all others."""
-    return {"WYVERN_BINARY": WYVERN, "WYVERN_MODEL": model, "WYVERN_NODE_NET": "ports",
-            "WYVERN_METRICS_PORT": free_ports(2), "WYVERN_PROMETHEUS_PROGRAM": PROGRAM,
-            "WYVERN_NOTEBOOK_REPEATS": 1, "WYVERN_NOTEBOOK_TOKENS": 32, **more}
+    return {
+        "WYVERN_BINARY": WYVERN,
+        "WYVERN_MODEL": model,
+        "WYVERN_NODE_NET": "ports",
+        "WYVERN_METRICS_PORT": free_ports(2),
+        "WYVERN_PROMETHEUS_PROGRAM": PROGRAM,
+        "WYVERN_NOTEBOOK_REPEATS": 1,
+        "WYVERN_NOTEBOOK_TOKENS": 32,
+        **more,
+    }
 
 
 @needs_prometheus
@@ -136,18 +172,56 @@ def test_it_runs(room, model):
     assert not list(room.glob("wyvern-*"))
 
 
+GPUS = """count 2
+driver 535.54.03
+0 uuid GPU-aaaa
+0 name Stand-in
+0 util 71 33
+0 memory 85899345920 12884901888 73014444032
+1 uuid GPU-bbbb
+1 name Stand-in
+1 util 64 30
+1 memory 85899345920 12884901888 73014444032
+"""
+
+
 @needs_prometheus
-def test_it_joins_a_service_with_keys(room, start):
-    """It is another's: it is asked with a key, and goes on."""
+def test_it_joins_a_service_with_keys_and_gpus(room, start):
+    """It is another's: it is asked with a key, and goes on.  GPUs, where there are any, are in
+    Figure 3."""
     key = new_key(room / "keys", "ann")
     port = free_ports(1)
-    service = start(model="fake:tokens=40,delay_ms=20", nodes=2, workers=4, keys=room / "keys",
-                    prometheus=True, prometheus_port=port, prometheus_program=PROGRAM,
-                    scrape_interval=1)
-    book = notebook.execute(notebook.read(), WYVERN_URL=service.url + "/", WYVERN_KEY=key,
-                            WYVERN_PROMETHEUS_URL=f"http://127.0.0.1:{port}",
-                            WYVERN_NOTEBOOK_REPEATS=2, WYVERN_NOTEBOOK_TOKENS=60)
-    check(book, prompts=30)
+    (room / "gpus").write_text(GPUS)
+    env = {
+        "LD_LIBRARY_PATH": str(notebook.ROOT / "build" / "standin"),
+        "STANDIN_NVML": str(room / "gpus"),
+    }
+    service = start(
+        model="fake:tokens=40,delay_ms=20",
+        nodes=2,
+        workers=4,
+        keys=room / "keys",
+        prometheus=True,
+        prometheus_port=port,
+        prometheus_program=PROGRAM,
+        scrape_interval=1,
+        device="cpu:0,cpu:1",
+        env=env,
+    )
+    wait_for(
+        lambda: "ready    after" in service.log_path.read_text(), "Prometheus, which sees it", 40
+    )
+    book = notebook.execute(
+        notebook.read(),
+        WYVERN_URL=service.url + "/",
+        WYVERN_KEY=key,
+        WYVERN_PROMETHEUS_URL=f"http://127.0.0.1:{port}",
+        WYVERN_NOTEBOOK_REPEATS=4,
+        WYVERN_NOTEBOOK_TOKENS=60,
+    )
+    check(book, prompts=60)
+    heights = [matplotlib.image.imread(io.BytesIO(picture)).shape[0] for picture in pictures(book)]
+    assert heights[1] > 950  # with two panels more than without GPUs
     assert re.search(r"^prompter +ann/ann$", text_of(section(book, "Figure 1")), re.M)
     assert "was not started here: it goes on" in text_of(section(book, "The end"))
     assert service.ready()
@@ -180,13 +254,32 @@ def test_the_service_ends_with_the_notebook(room):
 def test_what_is_missing_is_said(room):
     """No program, or one that can't start: the cell fails with a sentence that says why."""
     for env, sentence in (
-            ({"WYVERN_BINARY": "/nowhere/wyvern"}, "No such file or directory: '/nowhere/wyvern'"),
-            ({"WYVERN_PROMETHEUS_PROGRAM": "/nowhere/it"}, "names /nowhere/it")):
+        ({"WYVERN_BINARY": "/nowhere/wyvern"}, "No such file or directory: '/nowhere/wyvern'"),
+        ({"WYVERN_PROMETHEUS_PROGRAM": "/nowhere/it"}, "names /nowhere/it"),
+    ):
         book = notebook.read()
         client = notebook.client(book)
         with notebook.environment(**{**settings("fake:tokens=5"), **env}), client.setup_kernel():
             with pytest.raises(nbclient.exceptions.CellExecutionError, match=re.escape(sentence)):
                 run_beginning(client, beginning(book))
+
+
+def test_without_prometheus(room, fake):
+    """Figures 1 and 2 are there; the third says what it needs."""
+    book = notebook.read()
+    nowhere = f"http://127.0.0.1:{free_ports(1)}"
+    with pytest.raises(
+        nbclient.exceptions.CellExecutionError,
+        match=f"there is no Prometheus at {nowhere}: start the service with --prometheus",
+    ):
+        notebook.execute(
+            book,
+            WYVERN_URL=fake.url,
+            WYVERN_PROMETHEUS_URL=nowhere,
+            WYVERN_NOTEBOOK_REPEATS=1,
+            WYVERN_NOTEBOOK_TOKENS=5,
+        )
+    assert "15 prompts sent, 15 answered" in text_of(section(book, "Figure 2"))
 
 
 # ---- deploy/slurm/notebook.sbatch, without Slurm ----
@@ -211,29 +304,62 @@ exec sleep 600
 
 @needs_prometheus
 def test_the_job_of_a_compute_node(room):
-    """A service over both nodes, Jupyter told where it is; after TERM, as Slurm sends it, nothing is left."""
+    """A service over both nodes, Jupyter told where it is; after TERM, as Slurm sends it, nothing
+    is left."""
     (room / "bin").mkdir()
     for name, text in STANDINS.items():
         (room / "bin" / name).write_text(text)
         (room / "bin" / name).chmod(0o755)
     port, watch = free_ports(1), free_ports(1)
-    env = {**os.environ, **{name: str(value) for name, value in settings("fake:tokens=5").items()},
-           "PATH": f"{room / 'bin'}:{os.environ['PATH']}", "JUPYTER": str(room / "bin" / "jupyter"),
-           "ROOM": str(room), "SLURM_JOB_ID": "4711", "SLURM_JOB_NUM_NODES": "2",
-           "SLURM_CPUS_ON_NODE": "2", "SLURMD_NODENAME": "pinoak0043", "WYVERN_WORKERS": "1",
-           "WYVERN_METRICS_PORT": "0", "WYVERN_PORT": str(port), "WYVERN_PROMETHEUS_PORT": str(watch)}
+    env = {
+        **os.environ,
+        **{name: str(value) for name, value in settings("fake:tokens=5").items()},
+        "PATH": f"{room / 'bin'}:{os.environ['PATH']}",
+        "JUPYTER": str(room / "bin" / "jupyter"),
+        "ROOM": str(room),
+        "SLURM_JOB_ID": "4711",
+        "SLURM_JOB_NUM_NODES": "2",
+        "SLURM_CPUS_ON_NODE": "2",
+        "SLURMD_NODENAME": "pinoak0043",
+        "WYVERN_WORKERS": "1",
+        "WYVERN_METRICS_PORT": "0",
+        "WYVERN_PORT": str(port),
+        "WYVERN_PROMETHEUS_PORT": str(watch),
+    }
     log = room / "job.out"
     with open(log, "w") as out:
-        job = subprocess.Popen(["bash", notebook.ROOT / "deploy" / "slurm" / "notebook.sbatch"], cwd=room,
-                               env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+        job = subprocess.Popen(
+            ["bash", notebook.ROOT / "deploy" / "slurm" / "notebook.sbatch"],
+            cwd=room,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+        )
     try:
         url = f"http://127.0.0.1:{port}"
-        has = wait_for(lambda: job.poll() is not None or (room / "jupyter-has").exists() and (
-            room / "jupyter-has").read_text(), "Jupyter", 40)
+        has = wait_for(
+            lambda: job.poll() is not None
+            or (room / "jupyter-has").exists()
+            and (room / "jupyter-has").read_text(),
+            "Jupyter",
+            40,
+        )
         assert job.poll() is None, log.read_text()
         assert has.split()[:3] == [url, f"http://127.0.0.1:{watch}", "lab"]
-        wait_for(lambda: len([w for node in run_json("status", "--url", url, "--json")["nodes"]
-                              for w in node["workers"] if w["state"] == "ready"]) == 2, "both nodes", 30)
+        wait_for(
+            lambda: len(
+                [
+                    w
+                    for node in run_json("status", "--url", url, "--json")["nodes"]
+                    for w in node["workers"]
+                    if w["state"] == "ready"
+                ]
+            )
+            == 2,
+            "both nodes",
+            30,
+        )
         for piece in ("pinoak0043", f"8080:localhost:{port}", f"9090:localhost:{watch}"):
             assert piece in log.read_text()
         assert (room / "wyvern-notebook-4711.ini").stat().st_mode & 0o777 == 0o600
@@ -241,10 +367,13 @@ def test_the_job_of_a_compute_node(room):
         job.terminate()
         status = job.wait(40)
     assert status == 0, log.read_text()
-    assert not mentioning(str(room)) and not list(room.glob("*.ini")) and not list(room.glob("tmp.*"))
+    assert (
+        not mentioning(str(room)) and not list(room.glob("*.ini")) and not list(room.glob("tmp.*"))
+    )
 
 
 # ---- what is committed ----
+
 
 def test_the_committed_one_is_a_whole_run():
     book = notebook.read()
@@ -258,7 +387,9 @@ def test_the_committed_one_is_a_whole_run():
 def test_the_committed_one_is_small_and_says_nothing_of_a_machine():
     assert notebook.NOTEBOOK.stat().st_size < 450_000  # base64 of the pictures included
     assert sum(map(len, pictures(notebook.read()))) <= 300_000
-    text = re.sub(r'"image/png": ".*?"', "", notebook.NOTEBOOK.read_text(encoding="utf-8"), flags=re.S)
+    text = re.sub(
+        r'"image/png": ".*?"', "", notebook.NOTEBOOK.read_text(encoding="utf-8"), flags=re.S
+    )
     assert "image/png" not in text
     assert not re.findall(r"(?:/home|/root|/work|/tmp|/opt|/Users)\b", text)
 
@@ -266,9 +397,15 @@ def test_the_committed_one_is_small_and_says_nothing_of_a_machine():
 def test_it_needs_plain_client_libraries_only():
     source = "\n".join(cell.source for cell in notebook.read().cells if cell.cell_type == "code")
     tree = compile(source, "notebook", "exec", ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
-    names = {alias.name.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.Import)
-             for alias in node.names}
-    names |= {node.module.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    names = {
+        alias.name.split(".")[0]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import)
+        for alias in node.names
+    }
+    names |= {
+        node.module.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)
+    }
     assert names - set(sys.stdlib_module_names) == {"IPython", "matplotlib", "openai", "requests"}
 
 

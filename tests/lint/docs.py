@@ -10,6 +10,7 @@ import re
 import sys
 
 OURS = r"(?:src|tests|scripts|docs|bench|deploy|notebooks|\.ci)/[\w./-]*\w"
+PICTURE_MAX = 200_000
 
 
 def documents(root):
@@ -48,6 +49,12 @@ def check_places(root, path, text):
         yield f"names a place on one machine: {match}"
 
 
+def check_pictures(root):
+    for path in sorted((root / "docs" / "screenshots").glob("*")):
+        if path.suffix != ".png" or path.stat().st_size > PICTURE_MAX:
+            yield f"{path.relative_to(root)}: a PNG of at most {PICTURE_MAX // 1000} KB"
+
+
 def check_protocol(root):
     protocol = (root / "docs" / "PROTOCOL.md").read_text(encoding="utf-8")
     streams = (root / "src" / "bus" / "streams.c").read_text(encoding="utf-8")
@@ -67,6 +74,7 @@ def faults(root):
         for check in (check_links, check_paths, check_options, check_places):
             for fault in check(root, path, text):
                 yield f"{path.relative_to(root)}: {fault}"
+    yield from check_pictures(root)
     yield from check_protocol(root)
 
 

@@ -8,14 +8,16 @@
 #include <string.h>
 
 #include "api/render.h"
+#include "base/clock.h"
 #include "metrics/gzip.h"
 #include "probe/host.h"
+#include "roles/gateway/console.h"
 #include "roles/gateway/gateway.h"
 #include "roles/gateway/session.h"
 #include "wire/json.h"
 
 #define JSON_TYPE     "application/json"
-#define STATUS_BYTES  ((size_t)4 << 20)
+#define STATUS_BYTES  ((size_t)16 << 20)
 #define METRICS_BYTES ((size_t)4 << 20)
 #define TARGETS_BYTES ((size_t)16 << 20)
 
@@ -152,6 +154,8 @@ static void write_status(struct depth_wait *wait, const struct prompts_depth *de
             : json_pack("{s:n, s:n, s:n}", "waiting", "in_flight", "limit");
     failed |= json_object_set_new(status, "queue", queue);
     failed |= json_object_set_new(status, "model", json_string(gateway->join.model));
+    failed |= json_object_set_new(status, "time", json_real(clock_wall()));
+    failed |= json_object_set_new(status, "version", json_string(WYVERN_VERSION));
     if (err == ERR_OK && !failed)
         err = json_write(status, &json);
     if (err == ERR_OK && !failed)
@@ -316,11 +320,13 @@ void about_slots(struct gateway *gateway, struct http_exchange *exchange,
 void about_root(struct gateway *gateway, struct http_exchange *exchange,
                 const struct http_request *request, const struct key *caller)
 {
-    (void)request;
     (void)caller;
+    static const struct http_header vary = {"Vary", "Accept, Accept-Encoding"};
     char text[1024];
+    if (console_wanted(request) && console_reply(exchange, request, ""))
+        return;
     snprintf(text, sizeof text,
-             "wyvern " WYVERN_VERSION ", serving %s\n\n"
+             "wyvern " WYVERN_VERSION ", serving %s; a browser sees the console here\n\n"
              "POST /v1/chat/completions   chat, as any OpenAI client does\n"
              "POST /v1/responses          replies that survive: background, resume, cancel\n"
              "POST /v1/completions        a text goes on\n"
@@ -332,5 +338,17 @@ void about_root(struct gateway *gateway, struct http_exchange *exchange,
              "GET  /metrics               for Prometheus\n"
              "GET  /sd                    what Prometheus may scrape\n",
              gateway->join.model);
-    reply_text(exchange, 200, "text/plain; charset=utf-8", text);
+    http_reply(exchange, 200, &vary, 1, "text/plain; charset=utf-8", text, strlen(text));
+}
+
+void about_console(struct gateway *gateway, struct http_exchange *exchange,
+                   const struct http_request *request, const struct key *caller)
+{
+    (void)gateway;
+    (void)caller;
+    struct api_error error;
+    if (console_reply(exchange, request, request->path + strlen("/console/")))
+        return;
+    api_error_set(&error, 404, "not_found", NULL, "the console has no such file");
+    gateway_reply_error(exchange, &error, NULL, NULL);
 }

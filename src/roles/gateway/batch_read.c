@@ -52,7 +52,7 @@ static void on_input_chunk(void *arg, enum err err, const char *name, uint64_t s
         return;
     }
     if (err == ERR_OK)
-        err = batch_lines_add(&run->lines, data, len);
+        err = batch_input_add(&run->lines, data, len);
     if (err == ERR_NOT_FOUND) {
         batch_read_lost(run);
     } else if (err != ERR_OK) {
@@ -93,8 +93,8 @@ void batch_read_input(struct batch_run *run)
 
 static void rewind_input(struct batch_run *run)
 {
-    batch_lines_done(&run->lines);
-    batch_lines_init(&run->lines);
+    batch_input_done(&run->lines);
+    batch_input_init(&run->lines);
     run->chunk = 0;
     run->index = 0;
 }
@@ -146,7 +146,7 @@ void batch_read_validate(struct batch_run *run)
     size_t len = 0;
     enum err err = ERR_OK;
     for (unsigned i = 0; i < BATCH_STEP_LINES; i++) {
-        err = batch_lines_next(&run->lines, &line, &len);
+        err = batch_input_next(&run->lines, &line, &len);
         if (err != ERR_OK)
             break;
         if (run->index == BATCH_LINES_MAX) {

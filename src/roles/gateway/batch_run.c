@@ -62,7 +62,7 @@ static void run_try_free(struct batch_run *run)
     LIST_REMOVE(run, link);
     run->runs->count--;
     batch_done(&run->batch);
-    batch_lines_done(&run->lines);
+    batch_input_done(&run->lines);
     batch_ids_done(&run->ids);
     buf_done(&run->output.text);
     buf_done(&run->errors.text);
@@ -95,7 +95,7 @@ enum err batch_runs_begin(struct batch_runs *runs, struct batch *batch, uint64_t
     run->sequence = sequence;
     run->done = done;
     run->saved_ns = run->looked_ns = clock_mono_ns();
-    batch_lines_init(&run->lines);
+    batch_input_init(&run->lines);
     buf_init(&run->output.text, TEXT_BYTES);
     buf_init(&run->errors.text, TEXT_BYTES);
     TAILQ_INIT(&run->items);
@@ -394,7 +394,7 @@ static void ask(struct batch_run *run)
     for (; lines < BATCH_STEP_LINES && !paused && (run->batch.expiring || has_room(run)); lines++) {
         if (run->output.text.len + run->errors.text.len >= UNSAVED_MAX)
             return;
-        err = batch_lines_next(&run->lines, &text, &len);
+        err = batch_input_next(&run->lines, &text, &len);
         if (err != ERR_OK)
             break;
         unsigned index = run->index;
@@ -407,7 +407,7 @@ static void ask(struct batch_run *run)
     }
     run->again = lines == BATCH_STEP_LINES;
     if (err == ERR_NOMEM) {
-        batch_lines_again(&run->lines, text);
+        batch_input_again(&run->lines, text);
         batch_run_wait(run);
     } else if (err == ERR_LIMIT)
         batch_read_lost(run); /* it was another when it was checked */

@@ -41,7 +41,7 @@ struct batch_run {
     int64_t saved_ns, looked_ns, wait_ns;
     /* the input */
     struct file_meta input;
-    struct batch_lines lines;
+    struct batch_input lines;
     struct batch_ids ids;
     unsigned chunk, index; /* to be read next; number of the next line, from 0 */
     unsigned char *done;   /* a bit for each line whose answer is stored */

@@ -89,6 +89,6 @@ bool gateway_path_id(const struct http_request *request, const char *prefix, con
 
 /* about.c: how the service is. */
 route_fn about_health, about_ready, about_status, about_metrics, about_sd, about_models,
-    about_model, about_props, about_slots, about_root;
+    about_model, about_props, about_slots, about_root, about_console;
 
 #endif

@@ -291,23 +291,83 @@ enum err registry_write_slots(struct registry *registry, struct buf *buf)
 
 /* ---- the status ---- */
 
-static json_t *describe_worker(const struct presence *worker)
+/* What is not known is left out. */
+static void set_known(json_t *object, const char *key, double value)
 {
-    return json_pack("{s:s, s:i, s:s, s:s, s:s, s:i, s:i, s:i, s:I, s:I, s:I}", "id", worker->name,
-                     "pid", worker->pid, "device", worker->device, "model", worker->model, "state",
-                     worker->state, "slots", (int)worker->slots, "active", (int)worker->active,
-                     "context", (int)worker->context, "prompts", (json_int_t)worker->prompts_total,
-                     "tokens", (json_int_t)worker->reply_tokens_total, "failed",
-                     (json_int_t)worker->failed_total);
+    if (value >= 0)
+        json_object_set_new(object, key, json_real(value));
 }
 
-/* What a node has, by its name: {"workers": […], "metrics_url"}. */
+static json_t *describe_latency(const struct presence *worker)
+{
+    json_t *counts = json_array();
+    for (size_t i = 0; i <= LATENCY_BUCKET_COUNT; i++)
+        json_array_append_new(counts, json_integer((json_int_t)worker->latency_counts[i]));
+    return json_pack("{s:f, s:o}", "sum_s", worker->latency_sum, "counts", counts);
+}
+
+/* heard_at: so that rates can be had from two statuses, whenever they were asked for. */
+static json_t *describe_worker(const struct process *process)
+{
+    const struct presence *worker = &process->presence;
+    double heard_at =
+        clock_wall() - (double)(clock_mono_ns() - process->seen_ns) / (double)NS_PER_S;
+    const struct presence_work *work = &worker->work;
+    json_t *out = json_pack("{s:s, s:i, s:s, s:s, s:s, s:i, s:i, s:i, s:I, s:I, s:I, s:I, s:o}",
+                            "id", worker->name, "pid", worker->pid, "device", worker->device,
+                            "model", worker->model, "state", worker->state, "slots",
+                            (int)worker->slots, "active", (int)worker->active, "context",
+                            (int)worker->context, "prompts", (json_int_t)worker->prompts_total,
+                            "tokens", (json_int_t)worker->reply_tokens_total, "prompt_tokens",
+                            (json_int_t)worker->prompt_tokens_total, "failed",
+                            (json_int_t)worker->failed_total, "latency", describe_latency(worker));
+    set_known(out, "heard_at", heard_at);
+    if (!work->known)
+        return out;
+    json_object_set_new(out, "waiting", json_integer(work->waiting));
+    json_object_set_new(out, "cached_tokens", json_integer((json_int_t)work->cached_tokens_total));
+    set_known(out, "kv_used", work->kv_used);
+    set_known(out, "busy_s", work->busy_s);
+    set_known(out, "slot_s", work->slot_s);
+    set_known(out, "prefill_s", work->prefill_s);
+    set_known(out, "decode_s", work->decode_s);
+    return out;
+}
+
+static json_t *describe_gpus(const struct presence *telemetry)
+{
+    json_t *gpus = json_array();
+    for (unsigned i = 0; i < telemetry->gpu_count; i++) {
+        const struct presence_gpu *gpu = &telemetry->gpus[i];
+        json_t *out = json_pack("{s:s, s:i}", "name", gpu->name, "index", (int)gpu->index);
+        set_known(out, "busy", gpu->busy);
+        set_known(out, "memory_used", gpu->memory_used);
+        set_known(out, "memory_total", gpu->memory_total);
+        set_known(out, "power_w", gpu->power_w);
+        set_known(out, "temperature_c", gpu->temperature_c);
+        json_array_append_new(gpus, out);
+    }
+    return gpus;
+}
+
+static json_t *describe_host(const struct presence *telemetry)
+{
+    json_t *host = json_object();
+    if (telemetry->host.known) {
+        set_known(host, "cpu_busy", telemetry->host.cpu_busy);
+        set_known(host, "memory_used", telemetry->host.memory_used);
+        set_known(host, "memory_total", telemetry->host.memory_total);
+    }
+    return host;
+}
+
+/* What a node has, by its name: {"workers": […], "metrics_url", "host", "gpus"}. */
 static json_t *belongings(json_t *by_node, const char *node)
 {
     json_t *found = json_object_get(by_node, node);
     if (found != NULL)
         return found;
-    found = json_pack("{s:[], s:s}", "workers", "metrics_url", "");
+    found = json_pack("{s:[], s:s, s:{}, s:[]}", "workers", "metrics_url", "", "host", "gpus");
     if (json_object_set_new(by_node, node, found) != 0)
         return NULL;
     return found;
@@ -325,10 +385,13 @@ static json_t *gather(const struct registry *registry)
         if (!worker && !has_role(process, "telemetry"))
             continue;
         json_t *own = belongings(by_node, presence->node);
-        if (worker)
-            json_array_append_new(json_object_get(own, "workers"), describe_worker(presence));
-        else
+        if (worker) {
+            json_array_append_new(json_object_get(own, "workers"), describe_worker(process));
+        } else {
             json_object_set_new(own, "metrics_url", json_string(presence->url));
+            json_object_set_new(own, "host", describe_host(presence));
+            json_object_set_new(own, "gpus", describe_gpus(presence));
+        }
     }
     return by_node;
 }
@@ -336,9 +399,10 @@ static json_t *gather(const struct registry *registry)
 static json_t *describe_node(json_t *by_node, const struct presence *node)
 {
     json_t *own = belongings(by_node, node->node);
-    return json_pack("{s:s, s:s, s:O, s:i, s:O}", "name", node->node, "address", node->address,
-                     "metrics_url", json_object_get(own, "metrics_url"), "pid", node->pid,
-                     "workers", json_object_get(own, "workers"));
+    return json_pack("{s:s, s:s, s:O, s:i, s:O, s:O, s:O}", "name", node->node, "address",
+                     node->address, "metrics_url", json_object_get(own, "metrics_url"), "pid",
+                     node->pid, "workers", json_object_get(own, "workers"), "host",
+                     json_object_get(own, "host"), "gpus", json_object_get(own, "gpus"));
 }
 
 enum err registry_describe(struct registry *registry, json_t *object)
@@ -363,7 +427,11 @@ enum err registry_describe(struct registry *registry, json_t *object)
                                                       "pid", presence->pid, "url", presence->url));
     }
     json_decref(by_node);
-    int failed = json_object_set_new(object, "nodes", nodes);
+    json_t *bounds = json_array();
+    for (size_t i = 0; i < LATENCY_BUCKET_COUNT; i++)
+        json_array_append_new(bounds, json_real(presence_latency_bounds[i]));
+    int failed = json_object_set_new(object, "latency_bounds", bounds);
+    failed |= json_object_set_new(object, "nodes", nodes);
     failed |= json_object_set_new(object, "response_workers", responders);
     failed |= json_object_set_new(object, "gateways", gateways);
     return failed ? err_set(ERR_NOMEM, "out of memory") : ERR_OK;

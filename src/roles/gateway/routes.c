@@ -190,6 +190,8 @@ static const struct route {
     {"GET", "/metrics", about_metrics, NULL, true},
     {"GET", "/sd", about_sd, NULL, true},
     {"GET", "/", about_root, NULL, true},
+    {"GET", "/console/", about_console, NULL, true},
+    {"GET", "/console/*", about_console, NULL, true},
 };
 #define ROUTE_COUNT (sizeof routes / sizeof *routes)
 

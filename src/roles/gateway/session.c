@@ -14,8 +14,9 @@
  *
  * What is heard live may have holes (republishing is not guaranteed, storing is).  A hole in the
  * numbers, a reconnect, or silence make the session read the stream and the record.  The record has
- * the last word: what it says beyond what was delivered is delivered, and a reply whose delivered
- * part differs from it ends in an error, never in a splice.
+ * the last word: what it says beyond what was delivered is delivered.  A reply whose delivered part
+ * differs from it, or from what a successor stores in place of what a broker's crash lost, ends in
+ * an error, never in a splice.
  */
 #include "roles/gateway/session_own.h"
 
@@ -282,6 +283,8 @@ static void on_stored(void *arg, const struct pieces *pieces)
         session_spliced(session); /* the store went on from before what was delivered */
         return;
     }
+    if (pieces->first + skip == session->reader.next)
+        session->unproven = false;
     memcpy(session->fill.nonce, pieces->nonce, sizeof session->fill.nonce);
     if (skip == pieces->count)
         return;
@@ -338,7 +341,10 @@ static void session_pieces(struct session *session, const struct bus_message *me
 {
     struct pieces pieces = {0};
     size_t skip = 0;
-    if (session->filling || pieces_decode(&pieces, message->data, message->len) != ERR_OK)
+    if (session->unproven)
+        session_fill(session); /* until what is stored has come as far as what was delivered */
+    if (session->filling || session->unproven ||
+        pieces_decode(&pieces, message->data, message->len) != ERR_OK)
         return;
     switch (piece_reader_take(&session->reader, &pieces, &skip)) {
     case PIECE_TAKE:
@@ -348,7 +354,8 @@ static void session_pieces(struct session *session, const struct bus_message *me
         session_fill(session);
         break;
     case PIECE_SPLICE:
-        session_spliced(session);
+        session->unproven = true;
+        session_fill(session);
         break;
     case PIECE_IGNORE:
         break;

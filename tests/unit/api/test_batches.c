@@ -196,19 +196,19 @@ static void statuses_follow_on_each_other(void **state)
 /* All lines of a text that comes in parts of so many bytes, joined by '|'. */
 static void cut(const char *text, size_t part, char *out)
 {
-    struct batch_lines lines;
+    struct batch_input lines;
     const char *line = NULL;
     size_t len = strlen(text), size = 0;
-    batch_lines_init(&lines);
+    batch_input_init(&lines);
     out[0] = '\0';
     for (size_t at = 0; at < len || !lines.ended; at += part) {
         size_t left = at < len ? len - at : 0;
-        assert_int_equal(batch_lines_add(&lines, text + at, left < part ? left : part), ERR_OK);
+        assert_int_equal(batch_input_add(&lines, text + at, left < part ? left : part), ERR_OK);
         lines.ended = at + part >= len;
-        while (batch_lines_next(&lines, &line, &size) == ERR_OK)
+        while (batch_input_next(&lines, &line, &size) == ERR_OK)
             sprintf(out + strlen(out), "%u:%.*s|", lines.number, (int)size, line);
     }
-    batch_lines_done(&lines);
+    batch_input_done(&lines);
 }
 
 static void lines_are_cut_wherever_parts_end(void **state)
@@ -228,24 +228,24 @@ static void lines_are_cut_wherever_parts_end(void **state)
 
 static void a_line_has_a_bound_and_comes_again(void **state)
 {
-    struct batch_lines lines;
+    struct batch_input lines;
     const char *line = NULL;
     size_t len = 0;
     char *big = malloc(BATCH_LINE_BYTES + 2);
     assert_non_null(big);
     memset(big, 'x', BATCH_LINE_BYTES + 2);
     big[BATCH_LINE_BYTES] = '\n';
-    batch_lines_init(&lines);
-    assert_int_equal(batch_lines_add(&lines, big, BATCH_LINE_BYTES + 1), ERR_OK);
-    assert_int_equal(batch_lines_next(&lines, &line, &len), ERR_OK);
+    batch_input_init(&lines);
+    assert_int_equal(batch_input_add(&lines, big, BATCH_LINE_BYTES + 1), ERR_OK);
+    assert_int_equal(batch_input_next(&lines, &line, &len), ERR_OK);
     assert_int_equal(len, BATCH_LINE_BYTES);
-    batch_lines_again(&lines, line);
-    assert_int_equal(batch_lines_next(&lines, &line, &len), ERR_OK);
+    batch_input_again(&lines, line);
+    assert_int_equal(batch_input_next(&lines, &line, &len), ERR_OK);
     assert_int_equal(lines.number, 1);
     big[BATCH_LINE_BYTES] = 'x';
-    assert_int_equal(batch_lines_add(&lines, big, BATCH_LINE_BYTES + 1), ERR_OK);
-    assert_int_equal(batch_lines_next(&lines, &line, &len), ERR_LIMIT);
-    batch_lines_done(&lines);
+    assert_int_equal(batch_input_add(&lines, big, BATCH_LINE_BYTES + 1), ERR_OK);
+    assert_int_equal(batch_input_next(&lines, &line, &len), ERR_LIMIT);
+    batch_input_done(&lines);
     free(big);
 }
 

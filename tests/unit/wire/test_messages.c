@@ -468,6 +468,50 @@ static void test_presence(void **state)
     assert_int_equal(presence_decode(&presence, newer, strlen(newer)), ERR_UNSUPPORTED);
 }
 
+static void test_what_telemetry_says(void **state)
+{
+    struct presence presence = {.role = "telemetry",
+                                .node = "n1",
+                                .name = "t",
+                                .host = {.known = true,
+                                         .cpu_busy = 0.25,
+                                         .memory_used = -1,
+                                         .memory_total = 1e12},
+                                .gpu_count = PRESENCE_GPUS_MAX},
+                    read;
+    struct buf buf;
+    (void)state;
+
+    for (unsigned i = 0; i < PRESENCE_GPUS_MAX; i++)
+        presence.gpus[i] = (struct presence_gpu){.name = "NVIDIA H200",
+                                                 .index = i,
+                                                 .busy = 0.5,
+                                                 .memory_used = 1,
+                                                 .memory_total = 2,
+                                                 .power_w = -1,
+                                                 .temperature_c = 63};
+    buf_init(&buf, LIMIT);
+    assert_int_equal(presence_encode(&presence, &buf), ERR_OK);
+    assert_int_equal(presence_decode(&read, buf.data, buf.len), ERR_OK);
+    assert_true(read.host.known && read.host.cpu_busy == 0.25 && read.host.memory_used < 0 &&
+                read.host.memory_total == 1e12);
+    assert_int_equal(read.gpu_count, PRESENCE_GPUS_MAX);
+    assert_string_equal(read.gpus[15].name, "NVIDIA H200");
+    assert_true(read.gpus[15].index == 15 && read.gpus[15].busy == 0.5 &&
+                read.gpus[15].memory_used == 1 && read.gpus[15].memory_total == 2 &&
+                read.gpus[15].power_w < 0 && read.gpus[15].temperature_c == 63);
+    buf_done(&buf);
+
+    const char *odd =
+        "{\"v\":1,\"role\":\"telemetry\",\"name\":\"t\",\"host\":7,"
+        "\"gpus\":[4,{\"busy\":1.5,\"index\":-3,\"memory_used\":\"x\"},[],{},{},{},{},{},"
+        "{},{},{},{},{},{},{},{},{},{},{}]}";
+    assert_int_equal(presence_decode(&read, odd, strlen(odd)), ERR_OK);
+    assert_false(read.host.known);
+    assert_int_equal(read.gpu_count, PRESENCE_GPUS_MAX); /* no more than there is room for */
+    assert_true(read.gpus[1].busy < 0 && read.gpus[1].index == 0 && read.gpus[1].memory_used < 0);
+}
+
 static void test_restarts(void **state)
 {
     static const uint32_t said[] = {0, 3, UINT32_MAX};
@@ -561,8 +605,8 @@ int main(void)
         cmocka_unit_test(test_claim),           cmocka_unit_test(test_pieces),
         cmocka_unit_test(test_pieces_are_json), cmocka_unit_test(test_pieces_escapes_and_faults),
         cmocka_unit_test(test_pieces_limit),    cmocka_unit_test(test_reply),
-        cmocka_unit_test(test_presence),        cmocka_unit_test(test_restarts),
-        cmocka_unit_test(test_broken_messages),
+        cmocka_unit_test(test_presence),        cmocka_unit_test(test_what_telemetry_says),
+        cmocka_unit_test(test_restarts),        cmocka_unit_test(test_broken_messages),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,271 @@
+"""The chat, by clicking and typing."""
+
+import json
+import re
+
+import pytest
+
+from console import PHONE, Chat, until
+from harness import fake_text, run, wait_for
+
+
+def whole(tag, count):
+    return fake_text(tag, count).strip()
+
+
+def idle(service):
+    return all(worker["active"] == 0 for worker in service.workers())
+
+
+def test_a_reply_streams_and_says_who_made_it(chat, page, fake):
+    chat.send("hey tokens=40 delay_ms=50")
+    until(page, "document.querySelector('.message.assistant .md').innerText.length > 20")
+    assert page.get_by_role("button", name="Stop", exact=True).is_visible()
+    assert "Writing" in chat.replies.last.locator(".state").inner_text()
+    assert len(chat.text()) < len(whole("hey", 40))
+    facts = chat.ended().locator(".facts").inner_text()
+    assert chat.text() == whole("hey", 40)
+    assert re.fullmatch(r"infer-node1-\d · 40 tokens · [\d.]+ a second · [\d.]+ s", facts), facts
+    assert page.get_by_role("button", name="Send", exact=True).is_visible()
+    assert page.locator(".chat-head h1").inner_text() == "hey tokens=40 delay_ms=50"
+
+
+def test_a_follow_up_carries_what_was_said(chat, page):
+    chat.ask("one")
+    with page.expect_request("**/v1/responses") as sent:
+        chat.ask("two")
+    body = sent.value.post_data_json
+    assert [(turn["role"], turn["content"].split(" ")[0]) for turn in body["input"]] == [
+        ("user", "one"), ("assistant", "one.0"), ("user", "two")]
+    assert body["background"] is True and body["stream"] is True
+
+
+def test_stop_frees_the_slot_and_keeps_the_text(chat, page, fake):
+    chat.send("stop tokens=2000 delay_ms=20")
+    until(page, "document.querySelector('.message.assistant .md').innerText.length > 30")
+    page.get_by_role("button", name="Stop", exact=True).click()
+    reply = chat.ended()
+    assert reply.get_by_text("Stopped.").is_visible()
+    assert chat.text().startswith("stop.0 stop.1")
+    wait_for(lambda: idle(fake), "a free slot", 5)
+    page.reload()
+    assert chat.text().startswith("stop.0 stop.1")
+    assert page.get_by_role("button", name="Send", exact=True).is_visible()
+
+
+def test_escape_stops_too(chat, page, fake):
+    chat.send("esc tokens=2000 delay_ms=20")
+    until(page, "document.querySelector('.message.assistant .md').innerText.length > 10")
+    page.keyboard.press("Escape")
+    assert chat.ended().get_by_text("Stopped.").is_visible()
+    wait_for(lambda: idle(fake), "a free slot", 5)
+
+
+def test_regenerate_makes_another_version(chat, page):
+    chat.ask("again")
+    page.get_by_role("button", name="Regenerate reply").click()
+    chat.ended()
+    reply = chat.replies.last
+    assert reply.locator(".versions").inner_text() == "2/2"
+    reply.get_by_role("button", name="Earlier version").click()
+    assert chat.replies.last.locator(".versions").inner_text() == "1/2"
+    assert chat.replies.count() == 1
+    page.reload()
+    assert chat.replies.last.locator(".versions").inner_text() == "1/2"
+
+
+def test_an_edited_message_is_a_branch(chat, page):
+    chat.ask("first")
+    chat.ask("second")
+    chat.users.first.get_by_role("button", name="Edit message").click()
+    area = page.locator(".edit textarea")
+    assert area.input_value() == "first"
+    area.fill("other")
+    page.locator(".edit").get_by_role("button", name="Send", exact=True).click()
+    chat.ended()
+    assert chat.users.count() == 1 and chat.text() == whole("other", 20)
+    chat.users.first.get_by_role("button", name="Earlier version").click()
+    assert [chat.text(0), chat.text(1)] == [whole("first", 20), whole("second", 20)]
+    # Leaving an edit changes nothing.
+    chat.users.first.get_by_role("button", name="Edit message").click()
+    page.keyboard.press("Escape")
+    assert page.locator(".edit").count() == 0 and chat.users.count() == 2
+
+
+def test_conversations_are_kept_here_and_deleted(chat, page, fake):
+    chat.ask("apple")
+    page.locator("#new-chat").click()
+    assert page.get_by_text("What shall we talk about?").is_visible()
+    chat.ask("pear")
+    entries = page.locator("#history li")
+    assert entries.locator("a").all_inner_texts() == ["pear", "apple"]
+    page.reload()
+    page.get_by_role("link", name="apple").click()
+    until(page, "document.querySelector('.message.user .body').innerText === 'apple'")
+    assert chat.text() == whole("apple", 20)
+    with page.expect_download() as saved:
+        page.get_by_role("button", name="Export conversation").click()
+    data = json.loads(saved.value.path().read_text())
+    texts = {node["text"].strip() for node in data["conversations"][0]["nodes"].values()}
+    assert texts == {"apple", whole("apple", 20)}
+    with page.expect_request(lambda request: request.method == "DELETE") as erased:
+        page.get_by_role("button", name="Delete conversation").click()
+        page.get_by_role("button", name="Delete", exact=True).click()
+    assert erased.value.response().status == 200  # nor does the service keep it
+    assert entries.locator("a").all_inner_texts() == ["pear"]
+    page.get_by_role("button", name="Delete “pear”").click()
+    page.get_by_role("button", name="Keep", exact=True).click()
+    assert entries.count() == 1
+
+
+def test_settings_go_with_the_request(chat, page):
+    page.get_by_role("button", name="Settings", exact=True).click()
+    page.get_by_label("System prompt").fill("You are terse.")
+    page.get_by_label("Temperature").fill("0.5")
+    page.get_by_label("Top p").fill("0.9")
+    page.locator("#setting-max_tokens").fill("7")
+    page.get_by_role("button", name="Done").click()
+    page.reload()
+    with page.expect_request("**/v1/responses") as sent:
+        chat.send("set")
+    body = sent.value.post_data_json
+    assert (body["temperature"], body["top_p"], body["max_output_tokens"]) == (0.5, 0.9, 7)
+    assert body["instructions"] == "You are terse."
+    assert "longest length" in chat.ended().inner_text()
+    assert chat.text() == whole("set", 7)
+    page.get_by_role("button", name="Settings", exact=True).click()
+    page.get_by_label("Temperature").fill("9")
+    page.get_by_role("button", name="Reset").click()
+    assert page.get_by_label("Temperature").input_value() == ""
+    page.get_by_role("button", name="Done").click()
+    with page.expect_request("**/v1/responses") as sent:
+        chat.ask("plain")
+    assert not {"temperature", "top_p", "max_output_tokens", "instructions"} & set(
+        sent.value.post_data_json)
+
+
+def test_an_error_says_what_is_wrong_and_can_be_tried_again(chat):
+    chat.send("bad tokens=10 error_at=3")
+    fault = chat.ended().locator(".fault")
+    assert fault.is_visible() and len(fault.inner_text()) > 10
+    assert chat.text() == whole("bad", 3)
+
+
+def test_two_tabs_show_the_same(watched, fake):
+    one = watched.open(fake)
+    first = Chat(one)
+    first.ask("shared")
+    two = watched.page(watched.contexts[0], fake, one.url.removeprefix(fake.url))
+    second = Chat(two)
+    assert second.text() == whole("shared", 20)
+    second.ask("more")
+    until(one, "document.querySelectorAll('.message.assistant .facts').length === 2")
+    assert first.text() == whole("more", 20)
+
+
+def test_a_key_is_asked_for(watched, start, tmp_path):
+    path = tmp_path / "keys"
+    key = run("key", "add", "ada", "--keys", path, check=0).stdout.strip()
+    service = start(keys=path, model="fake:tokens=5,delay_ms=1")
+    page = watched.open(service)
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_text("This service asks for a key").wait_for()
+    dialog.get_by_label("API key").fill("wv-wrong")
+    dialog.get_by_role("button", name="Use this key").click()
+    dialog.get_by_label("API key").wait_for()
+    page.wait_for_timeout(300)
+    dialog.get_by_label("API key").fill(key)
+    dialog.get_by_role("button", name="Use this key").click()
+    dialog.wait_for(state="hidden")
+    chat = Chat(page)
+    assert chat.ask("mine") == whole("mine", 5)
+    assert page.evaluate("JSON.stringify(localStorage)").find(key) < 0
+    page.reload()
+    assert chat.ask("still") == whole("still", 5)
+
+
+@pytest.mark.model
+def test_the_real_model_answers(watched, real):
+    page = watched.open(real)
+    chat = Chat(page)
+    page.get_by_role("button", name="Settings", exact=True).click()
+    page.get_by_label("Temperature").fill("0")
+    page.locator("#setting-max_tokens").fill("48")
+    page.get_by_role("button", name="Done").click()
+    answer = chat.ask("What is the capital of France?")
+    assert "Paris" in answer
+
+
+# ---- phone and keyboard ----
+
+def test_on_a_phone(watched, fake):
+    page = watched.open(fake, viewport=PHONE, has_touch=True, is_mobile=True)
+    chat = Chat(page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+    chat.composer.fill("phone")
+    page.get_by_role("button", name="Send", exact=True).tap()
+    chat.ended()
+    assert chat.text() == whole("phone", 20)
+    assert not page.locator("#side").is_visible()
+    page.get_by_role("button", name="Menu", exact=True).tap()
+    page.get_by_role("link", name="Cluster").tap()
+    page.get_by_role("heading", name="Cluster").wait_for()
+    page.locator("#side").wait_for(state="hidden")
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+    page.get_by_role("button", name="Menu", exact=True).tap()
+    page.keyboard.press("Escape")
+    page.locator("#side").wait_for(state="hidden")
+    assert page.evaluate("document.activeElement.id") == "menu"
+
+
+def test_by_keyboard_alone(chat, page):
+    for _ in range(30):  # from the composer, where the page begins, back to the first
+        page.keyboard.press("Shift+Tab")
+        if page.evaluate("document.activeElement.id") == "skip":
+            break
+    assert page.get_by_role("link", name="Skip to content").is_visible()
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "prompt"
+    page.keyboard.type("keys")
+    page.keyboard.press("Shift+Enter")
+    page.keyboard.type("two lines")
+    page.keyboard.press("Enter")
+    chat.ended()
+    assert chat.text() == whole("keys", 20)
+    assert chat.users.last.locator(".body").inner_text() == "keys\ntwo lines"
+    assert page.evaluate("document.activeElement.id") == "prompt"
+    seen = []
+    for _ in range(12):  # back over the reply's and the message's tools
+        page.keyboard.press("Shift+Tab")
+        seen.append(page.evaluate("document.activeElement.getAttribute('aria-label')"))
+    for name in ("Regenerate reply", "Copy reply", "Edit message", "Copy message"):
+        assert name in seen, seen
+
+
+def test_a_screen_reader_hears_parts_and_the_end(chat, page):
+    page.evaluate("""() => {
+        window.heard = [];
+        new MutationObserver(() => window.heard.push(document.getElementById('announce').textContent))
+            .observe(document.getElementById('announce'), {childList: true, characterData: true, subtree: true});
+    }""")
+    chat.send("heard tokens=100 delay_ms=20")
+    chat.ended()
+    heard = page.evaluate("window.heard")
+    assert 2 <= len(heard) <= 8, heard
+    assert heard[0].startswith("Sent") and heard[-1].strip() == "Reply finished."
+
+
+def test_colours_follow_the_system_and_the_choice(watched, fake):
+    page = watched.open(fake, color_scheme="dark")
+    background = "getComputedStyle(document.body).backgroundColor"
+    dark = page.evaluate(background)
+    button = page.locator("#theme")
+    button.click()
+    light = page.evaluate(background)
+    assert light != dark and button.get_attribute("aria-label") == "Colours: light"
+    page.reload()
+    assert page.evaluate(background) == light
+    button.click()
+    assert page.evaluate(background) == dark
+    button.click()
+    assert button.get_attribute("aria-label") == "Colours: as the system"

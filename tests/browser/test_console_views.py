@@ -1,0 +1,193 @@
+"""The cluster view and the Load page, by clicking."""
+
+import os
+import re
+import signal
+
+import pytest
+
+from console import PHONE, Chat, until
+from harness import ROOT, wait_for
+
+STANDIN = ROOT / "build" / "standin"
+
+
+def cells(page, row):
+    return page.locator(row).locator("th, td").all_inner_texts()
+
+
+def tile(page, name):
+    return page.locator(f".tile:has(.tile-name:text-is('{name}'))")
+
+
+def test_the_cluster_is_live(watched, start):
+    service = start(nodes=2, workers=4, slots=2, model="fake:tokens=4000,delay_ms=20")
+    page = watched.open(service, "/#/cluster")
+    rows = page.locator("#view-cluster tbody tr")
+    until(page, "document.querySelectorAll('#view-cluster tbody tr').length === 4")
+    assert page.locator(".node").count() == 2
+    assert tile(page, "Workers").locator(".tile-value").inner_text() == "4 / 4"
+    assert rows.first.inner_text().count("Idle") == 1
+    replies = [service.client.post("/v1/responses", json={
+        "model": "default", "input": f"p{i}", "background": True}).json()["id"] for i in range(12)]
+    queue = tile(page, "Queue")
+    until(page, "[...document.querySelectorAll('.doing')].every((e) => e.innerText.includes('Writes 2 replies'))")
+    wait_for(lambda: queue.locator(".tile-value").inner_text() == "4", "four waiting")
+    assert "8 in work" in queue.inner_text()
+    rate = tile(page, "Tokens a second").locator(".tile-value")
+    wait_for(lambda: 250 < int(rate.inner_text().replace(",", "")) < 550, "about 400 a second")
+    busy = page.locator(".chart", has_text="Workers busy")
+    assert busy.locator("path.line").count() == 4 and busy.locator(".legend li").count() == 4
+    wait_for(lambda: busy.locator(".chart-now").inner_text() in ("98 %", "99 %", "100 %"), "all busy")
+    victim = service.workers()[0]
+    os.kill(victim["pid"], signal.SIGKILL)
+    until(page, "document.querySelectorAll('#view-cluster tbody tr').length === 4", 30)
+    for reply in replies:
+        service.client.delete(f"/v1/responses/{reply}")
+    until(page, "[...document.querySelectorAll('.doing')].filter((e) => e.innerText.includes('Idle')).length === 4", 30)
+
+
+def test_gpus_are_drawn(watched, start, tmp_path):
+    assert (STANDIN / "libnvidia-ml.so.1").exists(), "the stand-in library is not built"
+    script = tmp_path / "gpus"
+    script.write_text("count 2\n" + "".join(
+        f"{i} uuid GPU-{i}\n{i} name NVIDIA H200\n{i} util {40 + 30 * i} 10\n"
+        f"{i} memory 85899345920 21474836480 64424509440\n{i} power 312500\n{i} temperature 63\n"
+        for i in range(2)))
+    service = start(env={"LD_LIBRARY_PATH": str(STANDIN), "STANDIN_NVML": str(script)})
+    gpus = wait_for(lambda: service.client.get("/wyvern/status").json()["nodes"][0]["gpus"], "GPUs")
+    assert [(gpu["name"], gpu["index"], gpu["busy"]) for gpu in gpus] == [
+        ("NVIDIA H200", 0, 0.4), ("NVIDIA H200", 1, 0.7)]
+    assert (gpus[0]["memory_used"], gpus[0]["memory_total"]) == (21474836480, 85899345920)
+    assert (gpus[0]["power_w"], gpus[0]["temperature_c"]) == (312.5, 63)
+    page = watched.open(service, "/#/cluster")
+    use = page.locator(".chart", has_text="GPU use")
+    wait_for(lambda: use.locator(".chart-now").inner_text() == "55 %", "the mean")
+    until(page, "[...document.querySelectorAll('.chart path.line')].some((p) => p.getAttribute('d').includes('L'))")
+    assert use.locator(".legend li").all_inner_texts() == ["node1 gpu0", "node1 gpu1"]
+    assert page.locator(".chart", has_text="GPU memory").locator(".chart-now").inner_text() == "25 %"
+    facts = page.locator(".device-facts").inner_text()
+    assert "gpu1 NVIDIA H200 · 70 % · 20.0 GiB of 80.0 GiB · 313 W · 63 °C" in facts
+    script.write_text("count 0\n")
+    page.locator(".chart", has_text="CPU use").wait_for()
+
+
+def test_the_status_says_what_the_host_does(fake):
+    status = wait_for(lambda: (s := fake.client.get("/wyvern/status").json()) and
+                      s["nodes"][0]["host"].get("cpu_busy") is not None and s, "the host's figures")
+    host = status["nodes"][0]["host"]
+    assert 0 <= host["cpu_busy"] <= 1 and 0 < host["memory_used"] < host["memory_total"]
+    worker = status["nodes"][0]["workers"][0]
+    assert abs(status["time"] - worker["heard_at"]) < 2
+    assert worker["busy_s"] >= 0 and worker["slot_s"] >= 0 and 0 <= worker["kv_used"] <= 1
+    assert len(worker["latency"]["counts"]) == len(status["latency_bounds"]) + 1
+
+
+def play(page, prompts=None, rounds=None, parallel=None, longest=None):
+    if prompts is not None:
+        page.locator("#load-prompts").fill("\n".join(prompts))
+    for name, value in (("repeat", rounds), ("parallel", parallel), ("longest", longest)):
+        if value is not None:
+            page.locator(f"#load-{name}").fill(str(value))
+    page.get_by_role("button", name="Start").click()
+
+
+def over(page, timeout=90):
+    until(page, "document.getElementById('load-abort').hidden", timeout)
+    return page.locator("#load-sentence").inner_text()
+
+
+def test_load_plays_105_prompts_and_draws_the_balance(watched, start):
+    service = start(nodes=2, workers=4, slots=2, model="fake:tokens=20,delay_ms=10")
+    page = watched.open(service, "/#/load")
+    erased = []
+    page.on("request", lambda request: request.method == "DELETE" and erased.append(request.url))
+    assert page.get_by_text("15 × 7 = 105 prompts").is_visible()
+    page.get_by_text("Nothing was played yet.").wait_for()
+    play(page)
+    sentence = over(page)
+    assert sentence.startswith("105 of 105 answered ·"), sentence
+    rows = [cells(page, f"#view-load tbody tr:nth-child({i})") for i in range(1, 5)]
+    assert [row[0] for row in rows] == [f"infer-node{n}-{i}" for n in (1, 2) for i in (0, 1)]
+    counts = [int(row[2]) for row in rows]
+    assert sum(counts) == 105 and min(counts) >= 15, counts
+    assert [int(row[4].replace(",", "")) for row in rows] == [20 * count for count in counts]
+    foot = cells(page, "#view-load tfoot tr")
+    assert foot[2] == "105" and foot[4] == "2,100"
+    lanes = page.locator(".lanes svg")
+    assert lanes.locator("rect.bar").count() == 105
+    assert lanes.locator("path.area").count() == 4
+    assert lanes.locator(".lane-name").all_text_contents() == [row[0] for row in rows]
+    assert "an even share is 26.3" in page.locator("#load-verdict").inner_text()
+    # The service need not keep them.
+    wait_for(lambda: page.evaluate("1") and len(erased) == 105, "all erased")
+
+
+def test_load_keeps_to_its_bound(watched, start):
+    service = start(workers=2, slots=8, model="fake:tokens=10,delay_ms=30")
+    page = watched.open(service, "/#/load")
+    seen = []
+    play(page, ["a", "b", "c"], 8, parallel=3)
+    def look():
+        seen.append(sum(worker["active"] for worker in service.workers()))
+        return page.evaluate("document.getElementById('load-abort').hidden")
+    wait_for(look, "the end", 60)
+    assert over(page).startswith("24 of 24 answered")
+    assert 1 <= max(seen) <= 3, seen
+
+
+def test_load_counts_errors(watched, start):
+    service = start(model="fake:tokens=5,delay_ms=5")
+    page = watched.open(service, "/#/load")
+    play(page, ["good", "bad error_at=2"], 5)
+    assert over(page).startswith("5 of 10 answered, 5 failed")
+    assert re.match(r"5 × .{5}", page.locator(".faults li").inner_text())
+
+
+def test_load_waits_where_the_queue_is_full(watched, start):
+    service = start(workers=1, slots=2, max_queue=4, model="fake:tokens=5,delay_ms=20")
+    page = watched.open(service, "/#/load")
+    play(page, ["full"], 12, parallel=12)
+    sentence = over(page)
+    assert sentence.startswith("12 of 12 answered, the service said “later”"), sentence
+
+
+def test_load_aborts_and_leaves_nothing(watched, start):
+    service = start(workers=2, slots=2, model="fake:tokens=4000,delay_ms=20")
+    page = watched.open(service, "/#/load")
+    play(page, ["long"], 20)
+    wait_for(lambda: service.status()["queue"]["waiting"] >= 10, "a queue")
+    page.get_by_role("button", name="Abort").click()
+    assert "aborted" in over(page)
+    wait_for(lambda: service.status()["queue"] == {"waiting": 0, "in_flight": 0, "limit": 1024},
+             "nothing left", 15)
+    wait_for(lambda: all(worker["active"] == 0 for worker in service.workers()), "free slots")
+
+
+def test_load_refuses_what_makes_no_sense(watched, fake):
+    page = watched.open(fake, "/#/load")
+    start = page.get_by_role("button", name="Start")
+    page.locator("#load-prompts").fill("  \n ")
+    assert start.is_disabled()
+    page.locator("#load-prompts").fill("x\n" * 100)
+    page.locator("#load-repeat").fill("99")
+    assert start.is_disabled() and page.get_by_text("9,900 prompts are too many").is_visible()
+
+
+def test_views_have_addresses(watched, fake):
+    page = watched.open(fake, "/#/load")
+    page.get_by_role("link", name="Cluster").click()
+    wait_for(lambda: page.title() == "Cluster · wyvern", "the title")
+    assert page.url.endswith("#/cluster")
+    page.go_back()
+    page.get_by_role("heading", name="Load", exact=True).wait_for()
+    page.goto(fake.url + "/#/chat/nothing")
+    page.get_by_text("What shall we talk about?").wait_for()
+
+
+def test_on_a_phone(watched, fake):
+    page = watched.open(fake, "/#/load", viewport=PHONE, is_mobile=True, has_touch=True)
+    play(page, ["small"], 6)
+    over(page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+    assert page.locator(".lanes svg").bounding_box()["width"] <= PHONE["width"]
