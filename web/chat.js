@@ -4,7 +4,7 @@ import { ApiError, call, service } from "./api.js";
 import { announce, byId, confirmed, download, h, icon, iconButton, toast } from "./dom.js";
 import { Follower, glance } from "./follow.js";
 import { Reply, sendIcon, stopIcon, UserMessage } from "./messages.js";
-import { asParameters, modelName, settings, showSettings } from "./settings.js";
+import { asParameters, modelName, settings, showSettings, wantKey } from "./settings.js";
 import * as store from "./store.js";
 
 const TITLE_MAX = 60;
@@ -242,6 +242,7 @@ function reply(user) {
     if (node.role === "user" || node.text) input.push({ role: node.role, content: node.text });
     if (node === user) break;
   }
+  wantKey();
   const request = { ...asParameters(), input, stream: true, background: true, store: true };
   store.addNode(conversation, user.id, { role: "assistant", status: "running", seq: -1, key: `console-${store.newId()}${store.newId()}`, request });
   store.save(conversation);

@@ -3,6 +3,7 @@
 import { h, number, percent, seconds } from "./dom.js";
 import { colour, Lanes } from "./chart.js";
 import { Run, shares } from "./run.js";
+import { wantKey } from "./settings.js";
 
 const PROMPTS = [
   "What would you cook for six friends when two of them eat no meat?",
@@ -69,6 +70,7 @@ function showCount() {
 
 function begin(event) {
   event.preventDefault();
+  wantKey();
   const list = lines(), rounds = parts.repeat.input.valueAsNumber;
   const prompts = Array.from({ length: list.length * rounds }, (_, i) => list[i % list.length]);
   run = new Run(prompts, { parallel: parts.parallel.input.valueAsNumber, longest: parts.longest.input.valueAsNumber, onChange: change });

@@ -154,22 +154,32 @@ export function showSettings() {
 
 // The service answered 401.
 let asking = null;
-export function askKey(why) {
-  if (asking) return;
+let declined = false; // it was closed without a key: not asked again until something is sent
+
+export function wantKey() {
+  declined = false;
+}
+
+function askKey(why) {
+  if (asking || declined) return;
+  declined = true;
   const input = h("input", { type: "password", id: "key", autocomplete: "off", spellcheck: "false", required: true,
     "aria-describedby": "key-why" });
   const given = (event) => {
     event.preventDefault();
-    setApiKey(input.value.trim());
+    declined = false;
     asking.close();
+    asking = null;
+    setApiKey(input.value.trim());
   };
   asking = frame("This service asks for a key",
     h("p", { class: "hint", id: "key-why" }, apiKey() ? why ?? "This key is not known." : "Whoever runs the service makes keys with “wyvern key add”."),
     h("form", { class: "field", onsubmit: given }, h("label", { for: "key" }, "API key"), input,
       h("div", { class: "dialog-foot" }, h("button", { type: "submit", class: "button primary" }, "Use this key"))));
-  asking.addEventListener("close", () => {
-    asking = null;
+  const dialog = asking;
+  dialog.addEventListener("close", () => {
+    if (asking === dialog) asking = null;
   });
-  asking.showModal();
+  dialog.showModal();
   input.focus();
 }

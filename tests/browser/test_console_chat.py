@@ -184,6 +184,25 @@ def test_a_key_is_asked_for(watched, start, tmp_path):
     assert chat.ask("still") == whole("still", 5)
 
 
+def test_a_key_is_not_asked_for_again_and_again(watched, start, tmp_path):
+    path = tmp_path / "keys"
+    key = run("key", "add", "ada", "--keys", path, check=0).stdout.strip()
+    service = start(keys=path, model="fake:tokens=5,delay_ms=1")
+    page = watched.open(service, "/#/cluster")
+    dialog = page.get_by_role("dialog")
+    dialog.wait_for()
+    page.keyboard.press("Escape")
+    page.wait_for_timeout(2500)  # the view asks each second, in vain
+    assert not dialog.is_visible()
+    page.get_by_role("link", name="Chat").click()
+    chat = Chat(page)
+    chat.send("now")
+    dialog.get_by_label("API key").fill(key)
+    page.keyboard.press("Enter")
+    chat.ended()
+    assert chat.text() == whole("now", 5)
+
+
 @pytest.mark.model
 def test_the_real_model_answers(watched, real):
     page = watched.open(real)
