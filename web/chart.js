@@ -87,8 +87,11 @@ export class LineChart {
     const y = (value) => TOP + (HEIGHT - TOP - BOTTOM) * (1 - Math.min(value, top) / top);
     const svg = s("svg", { width, height: HEIGHT, role: "img", "aria-label": `${this.title}: ${this.now.textContent}` });
     for (const share of [0, 0.5, 1]) {
-      svg.append(s("line", { class: "grid", x1: LEFT, x2: width - RIGHT, y1: y(top * share), y2: y(top * share) }),
-        s("text", { class: "tick", x: LEFT - 8, y: y(top * share) + 4, "text-anchor": "end" }, this.format(top * share)));
+      const text = this.format(top * share);
+      svg.append(s("line", { class: "grid", x1: LEFT, x2: width - RIGHT, y1: y(top * share), y2: y(top * share) }));
+      if (share !== 0.5 || text !== this.format(top)) { // whole numbers have nothing between 0 and 1
+        svg.append(s("text", { class: "tick", x: LEFT - 8, y: y(top * share) + 4, "text-anchor": "end" }, text));
+      }
     }
     for (let back = 0; back <= this.span; back += this.span / 3) {
       svg.append(s("text", { class: "tick", x: x(end - back), y: HEIGHT - 6,

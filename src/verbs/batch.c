@@ -483,11 +483,11 @@ int verb_batch(const struct settings *settings, int argc, char **argv)
     (void)argc;
     struct batch batch = {.settings = settings, .in = {.fd = -1}, .out = {.fd = -1}};
     TAILQ_INIT(&batch.jobs);
+    struct sigaction action = {.sa_handler = on_stop};
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
     enum err err = batch_prepare(&batch, argv[0]);
     if (err == ERR_OK) {
-        struct sigaction action = {.sa_handler = on_stop};
-        sigaction(SIGINT, &action, NULL);
-        sigaction(SIGTERM, &action, NULL);
         batch_run(&batch);
         summary_print(&batch);
     }

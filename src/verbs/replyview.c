@@ -20,6 +20,7 @@ struct reply_view {
     struct term_style notice;
     bool quiet;
     bool open;       /* plain text stands on this line */
+    int column;      /* how much of it, where the terminal breaks the lines */
     int notice_cols; /* columns of the notice that stands behind the cursor; 0: none */
     int notice_s;
 };
@@ -77,12 +78,23 @@ static void notice_clear(struct reply_view *view)
     view->notice_s = 0;
 }
 
+static void column_move(struct reply_view *view, const char *text, size_t len)
+{
+    const char *newline = memrchr(text, '\n', len);
+    size_t skip = newline != NULL ? (size_t)(newline + 1 - text) : 0;
+    char *tail = strndup(text + skip, len - skip);
+    int columns = tail != NULL ? (int)wrap_columns(tail) : 0;
+    view->column = (newline != NULL ? 0 : view->column) + columns;
+    view->open = len > skip || (newline == NULL && view->open);
+    free(tail);
+}
+
 bool reply_view_text(void *arg, const char *text, size_t len)
 {
     struct reply_view *view = arg;
     notice_clear(view);
     if (view->markdown == NULL) {
-        view->open = text[len - 1] != '\n';
+        column_move(view, text, len);
         return term_words(NULL, text, len);
     }
     return markdown_feed(view->markdown, text, len) && term_drawn("", 0);
@@ -106,7 +118,9 @@ void reply_view_wait(void *arg, const struct api_reply *reply)
                  reply->text.len > 0 ? "no more" : "no", waited);
     /* It may not reach the line's end: there the terminal would break, and nothing takes that
      * back. */
-    int left = view->markdown != NULL ? markdown_left(view->markdown) : view->open ? 0 : 80;
+    int width = view_width(NULL);
+    int left =
+        view->markdown != NULL ? markdown_left(view->markdown) : width - view->column % width;
     if (view->notice_cols == 0 && left <= (int)strlen(text))
         snprintf(text, sizeof text, " (%d s)", waited);
     if (left <= (int)strlen(text))
@@ -127,5 +141,6 @@ void reply_view_end(struct reply_view *view)
     else if (view->open)
         fputc('\n', stdout);
     view->open = false;
+    view->column = 0;
     (void)term_drawn("", 0);
 }

@@ -267,7 +267,8 @@ def test_stopped(fake, tmp_path, how):
 def test_stopped_twice(fake, tmp_path):
     path = write_lines(tmp_path / "in", prompts(8, 3, 3000))
     with start_batch(fake, path, "-o", tmp_path / "out") as process:
-        wait_for(lambda: any(w["active"] for w in fake.workers()), "busy slots")
+        wait_for(lambda: (tmp_path / "out").exists(), "it to begin")
+        wait_for(lambda: sum(w["active"] for w in fake.workers()) == 8, "busy slots")
         process.send_signal(signal.SIGINT)
         assert "waiting for" in process.stderr.readline()
         process.send_signal(signal.SIGINT)

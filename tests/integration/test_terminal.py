@@ -386,9 +386,10 @@ def test_service_goes_and_comes_back(start, chat):
     leave(seen)
 
 
-def test_a_stalled_reply_says_so(stand_in, chat):
+@pytest.mark.parametrize("env", [{}, {"NO_COLOR": "1"}])
+def test_a_stalled_reply_says_so(stand_in, chat, env):
     stand_in.text, stand_in.stall_at = "some words that come and then no more of them", 20
-    seen = chat(stand_in.url)
+    seen = chat(stand_in.url, env=env)
     seen.line("x")
     seen.wait("no more words for 3 s", 15)
     seen.wait("no more words for 4 s", 15)
