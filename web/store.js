@@ -66,7 +66,10 @@ async function write(id) {
   if (!database) return;
   const conversation = all.get(id);
   try {
-    await asked(conversation ? objects("readwrite").put(conversation) : objects("readwrite").delete(id));
+    const kept = objects("readwrite");
+    const request = conversation ? kept.put(conversation) : kept.delete(id);
+    kept.transaction.commit(); // at once: this page may be on its way out
+    await asked(request);
     tabs?.postMessage({ id });
   } catch (error) {
     tell("full", String(error?.name ?? error));
