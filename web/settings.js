@@ -58,17 +58,18 @@ function numberField(name, label, { min, max, step, hint }) {
   const id = `setting-${name}`;
   const input = h("input", { type: "number", id, min, max, step, placeholder: "Default", inputmode: "decimal",
     "aria-describedby": `${id}-hint`, value: current[name] ?? undefined });
+  const note = h("span", { class: "hint", id: `${id}-hint`, role: "status" }, hint);
   input.addEventListener("change", () => {
     const value = input.valueAsNumber;
-    if (input.value !== "" && !input.validity.valid) {
-      input.reportValidity();
-      return;
-    }
+    // Said in its place: the browser's own report would take the focus from what is being clicked.
+    const wrong = !input.validity.valid;
+    input.setAttribute("aria-invalid", `${wrong}`);
+    note.textContent = wrong ? `${hint}; not kept` : hint;
+    if (wrong) return;
     current[name] = Number.isFinite(value) ? value : null;
     keep();
   });
-  return h("div", { class: "field" }, h("label", { for: id }, label), input,
-    h("span", { class: "hint", id: `${id}-hint` }, hint));
+  return h("div", { class: "field" }, h("label", { for: id }, label), input, note);
 }
 
 function modelField() {

@@ -89,8 +89,9 @@ static void note_state(struct link *link, bool connected, bool closed)
     link->lost |= !connected;
     link->connected = connected;
     link->closed |= closed;
-    pthread_mutex_unlock(&link->mutex);
+    /* Within the lock: who sees that it is closed frees all of it. */
     loop_wake_send(link->wake);
+    pthread_mutex_unlock(&link->mutex);
 }
 
 static void on_connected(natsConnection *nats, void *closure)

@@ -135,6 +135,9 @@ def test_settings_go_with_the_request(chat, page):
     assert chat.text() == whole("set", 7)
     page.get_by_role("button", name="Settings", exact=True).click()
     page.get_by_label("Temperature").fill("9")
+    page.get_by_label("Top p").focus()
+    assert page.locator("#setting-temperature-hint").inner_text() == "0 to 2; not kept"
+    assert page.get_by_label("Top p").evaluate("(e) => e === document.activeElement")
     page.get_by_role("button", name="Reset").click()
     assert page.get_by_label("Temperature").input_value() == ""
     page.get_by_role("button", name="Done").click()
