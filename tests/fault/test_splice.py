@@ -8,10 +8,11 @@ import json
 import os
 import secrets
 import signal
+import socket
 
 import pytest
 
-from harness import Stream, wait_for
+from harness import Stream, process_start, wait_for
 
 LOST = 2  # of the pieces that the first one stored
 
@@ -79,3 +80,38 @@ def test_what_a_crash_lost_is_made_again(still, same):
             wait_for(lambda: stream.error, "an error")
             assert stream.error["code"] == "reply_diverged"
             assert stream.text == "".join(said), "a splice"
+
+
+def gateway_of(still):
+    return still.status()["gateways"][0]["pid"]
+
+
+def test_a_reader_leaves_while_its_reply_is_read_again(still):
+    """A hole makes the gateway read the stream; the broker stands still meanwhile, and the reader
+    of the reply, which is kept, goes.  What is read then finds nobody."""
+    pid = gateway_of(still)
+    born = process_start(pid)
+    left = still.status()["broker"]["pid"]
+    for _ in range(5):
+        with still.broker() as broker:
+            known = set(broker.subjects("PROMPTS", "prompt.>"))
+            data = json.dumps({"model": "default", "input": "hello", "stream": True}).encode()
+            reader = socket.create_connection(("127.0.0.1", still.port), 10)
+            reader.sendall(b"POST /v1/responses HTTP/1.1\r\nHost: x\r\n"
+                           b"Content-Length: %d\r\n\r\n" % len(data) + data)
+            subject = prompt_in_queue(broker, known)
+            assert reader.recv(1)
+            gateway = broker.request("$JS.API.DIRECT.GET.PROMPTS",
+                                     {"last_by_subj": subject}).json()["gateway"]
+            worker = Worker(broker, gateway, subject.rpartition(".")[2])
+            worker.say(1, ["later "])  # and before it in number, behind it in the stream:
+            worker.say(0, ["first "] * 1)
+            worker.say(2, ["hole "])
+            os.kill(left, signal.SIGSTOP)
+            try:
+                before = still.logs().count("reader.left")
+                reader.close()
+                wait_for(lambda b=before: still.logs().count("reader.left") > b, "its leaving", 10)
+            finally:
+                os.kill(left, signal.SIGCONT)
+    assert process_start(pid) == born and gateway_of(still) == pid, "the gateway died"

@@ -173,6 +173,10 @@ static void cancel_begins(struct batch_run *run, double at)
     if (run->stage == RUN_VALIDATE || run->stage == RUN_ASK)
         run->stage = RUN_DRAIN;
     batch_items_cancel(run);
+    if (run->stage == RUN_OVER) { /* it had failed meanwhile: nobody else would end it */
+        (void)batch_move(&run->batch, BATCH_CANCELLED, clock_wall());
+        run->changed = run->urgent = true;
+    }
 }
 
 static void on_looked(void *arg, enum err err, const char *name, uint64_t sequence,
@@ -353,10 +357,10 @@ void batch_run_fail(struct batch_run *run, const char *code, const char *param, 
     struct batch_fault fault;
     batch_fault_set(&fault, code, param, message);
     batch_fault_add(&run->batch, &fault);
+    run->stage = RUN_OVER; /* before the items hear of it: they write no lines any more */
     batch_items_cancel(run);
     if (!batch_move(&run->batch, BATCH_FAILED, clock_wall()))
         (void)batch_move(&run->batch, BATCH_CANCELLED, clock_wall());
-    run->stage = RUN_OVER;
     run->changed = run->urgent = true;
 }
 

@@ -41,6 +41,7 @@ struct batches {
     unsigned claiming; /* states being read or put for claims */
     char found[CLAIMS_MAX][ID_SIZE];
     unsigned found_count;
+    uint64_t from; /* where the next scan begins: a scan takes so many marks, and no more */
 };
 
 /* ---- orphans ---- */
@@ -124,8 +125,11 @@ static void on_mark(void *arg, enum err err, const char *name, uint64_t sequence
     if (name != NULL) {
         const char *id = strchr(name, '.');
         if (id != NULL && id_is_valid(id + 1, ID_LEN) && batches->found_count < CLAIMS_MAX &&
-            !batch_runs_have(&batches->runs, id + 1))
+            !batch_runs_have(&batches->runs, id + 1)) {
             memcpy(batches->found[batches->found_count++], id + 1, ID_SIZE);
+            if (batches->found_count == CLAIMS_MAX)
+                batches->from = sequence + 1;
+        }
         return;
     }
     if (err == ERR_OK && sequence > 0 && batches->found_count < CLAIMS_MAX &&
@@ -148,8 +152,10 @@ static void scan(struct batches *batches)
         return;
     batches->scanned_ns = now;
     batches->found_count = 0;
+    uint64_t from = batches->from;
+    batches->from = 0; /* unless this one fills up, too */
     batches->scanning =
-        objects_list(gateway->bus, "batchrun.*", 0, LIST_PAGE, on_mark, batches) == ERR_OK;
+        objects_list(gateway->bus, "batchrun.*", from, LIST_PAGE, on_mark, batches) == ERR_OK;
 }
 
 enum err batches_new(struct batches **out, struct gateway *gateway)

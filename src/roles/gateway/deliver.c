@@ -307,8 +307,8 @@ bool delivery_continues(const struct delivery *delivery, const struct reply *rec
 
 static bool is_streaming(const struct delivery *delivery)
 {
-    return delivery->outlet->stream && delivery->outlet->exchange != NULL &&
-           !delivery->outlet->over;
+    const struct outlet *outlet = delivery->outlet; /* NULL: its reader left, and it goes on */
+    return outlet != NULL && outlet->stream && outlet->exchange != NULL && !outlet->over;
 }
 
 static void failed_to_write(struct delivery *delivery)

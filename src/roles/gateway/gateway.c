@@ -203,6 +203,7 @@ int role_gateway(const struct settings *settings, int argc, char **argv)
     }
     http_server_free(gateway.http);
     endings_free(gateway.endings);
+    gateway.endings = NULL; /* closing the bus still ends offers */
     registry_free(gateway.registry);
     teller_free(gateway.teller);
     room_free(gateway.room);

@@ -224,8 +224,12 @@ static void deliver_record(struct session *session, const struct reply *record)
     heard_attempt(session, record->attempt);
     if (session->own)
         figures_ended(session->gateway->figures, record);
-    if (record->text == NULL) { /* deleted, or erased by whoever read it first */
-        api_error_set(&error, 404, "not_found", NULL, "this reply was deleted");
+    if (record->text == NULL) { /* deleted; or forgotten by others, while we were cut off */
+        if (record->deleted)
+            api_error_set(&error, 404, "not_found", NULL, "this reply was deleted");
+        else
+            api_error_set(&error, 503, "unavailable", NULL,
+                          "the gateway was cut off from the queue, and the reply is gone");
         delivery_fail(&session->out, &error);
     } else if (session->out.bytes > 0 && !delivery_continues(&session->out, record)) {
         fail_as_diverged(session, "diverged");
@@ -240,8 +244,7 @@ static void deliver_record(struct session *session, const struct reply *record)
 void session_record(struct session *session, const struct reply *record, uint64_t sequence)
 {
     bool open = session->state == SESSION_OPEN || session->state == SESSION_SEARCHED;
-    /* Our own reply's record without its text is one that we have erased: it was delivered. */
-    if (open && (record->text != NULL || record->deleted || !session->own))
+    if (open)
         deliver_record(session, record);
     session_erase(session, record, sequence);
     session_end(session);
@@ -461,7 +464,7 @@ void session_cancel(struct session *session)
         .trace_id = session->trace_id,
     };
     session->state = SESSION_LEAVING;
-    if (session->cancelling)
+    if (session->cancelling || session->gateway->endings == NULL) /* NULL: at our own end */
         return;
     if (endings_cancel(session->gateway->endings, &spec, on_cancelled, session) != ERR_OK)
         return; /* the next tick tries again */
@@ -489,7 +492,10 @@ static void tick_offered(struct session *session)
         figures_refused(session->gateway->figures, "unavailable");
         if (session->out.outlet != NULL)
             delivery_fail(&session->out, &error);
-        session_cancel(session); /* it may have arrived */
+        if (session->again)
+            session_end(session); /* its id is asked for again: if it arrived, it goes on */
+        else
+            session_cancel(session); /* it may have arrived */
     }
 }
 
@@ -546,6 +552,7 @@ void sessions_free(struct gateway *gateway)
     struct session *session, *next;
     for (session = gateway->sessions; session != NULL; session = next) {
         next = session->next_all;
+        session->live[0] = session->live[1] = NULL; /* they ended with the bus */
         session_release(session);
     }
 }
