@@ -102,7 +102,7 @@ const struct option_row option_rows[] = {
      "prompts waiting and in flight; more are refused with 429"},
     {"max-wait", OPTION_INT, AT(max_wait_s), "up " ROLES, "SECONDS", "3600", 1, SECONDS_MAX,
      "a prompt that no worker took for so long expires"},
-    {"max-reply", OPTION_INT, AT(max_reply_s), "up " ROLES, "SECONDS", "3600", 1, SECONDS_MAX,
+    {"max-reply", OPTION_INT, AT(max_reply_s), "up node " ROLES, "SECONDS", "3600", 1, SECONDS_MAX,
      "longest time that one reply may take"},
     {"keep", OPTION_INT, AT(keep_hours), "up " ROLES, "HOURS", "24", 1, 8760,
      "how long the records of replies are kept"},

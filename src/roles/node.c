@@ -283,6 +283,7 @@ static enum err worker_start(struct node *node, unsigned i, const struct device_
     args_number(&args, "--threads", s->threads > 0 ? s->threads : (long long)(share ? share : 1));
     args_number(&args, "--slots", s->slots);
     args_number(&args, "--context", s->context);
+    args_number(&args, "--max-reply", s->max_reply_s);
     args_text(&args, "--chat-template", s->chat_template);
     args_number(&args, "--drain-timeout", s->drain_timeout_s);
     struct child_events events = {.on_line = worker_line,

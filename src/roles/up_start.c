@@ -159,6 +159,7 @@ static enum err start_node(struct up *up, unsigned i, unsigned first, unsigned w
     args_number(&args, "--workers", workers);
     args_text(&args, "--device", devices.len > 0 ? buf_text(&devices) : NULL);
     args_number(&args, "--threads", up->threads);
+    args_number(&args, "--max-reply", s->max_reply_s);
     args_number(&args, "--slots", s->slots);
     args_number(&args, "--context", s->context);
     args_text(&args, "--chat-template", s->chat_template);

@@ -480,7 +480,7 @@ def test_a_gateway_dies_and_what_is_not_detached_with_it(house):
         record = wait_for(lambda i=prompt_id: records(house, i), "the workers' dropping it", 15)
         assert record["status"] == "cancelled"
     took = time.monotonic() - begun
-    assert took < 12, took
+    assert took < 8, took  # 5 s and what a busy machine adds
     assert house.ann[0].responses.retrieve(detached.id).status == "in_progress"
     assert said(answer_of(house, detached.id, 0)) == fake_text("goes", 400)
     for prompt_id in ids:

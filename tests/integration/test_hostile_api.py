@@ -369,7 +369,8 @@ UNSUPPORTED = [
     (CHAT, ["tools", "tool_choice", "functions", "function_call", "audio", "prediction",
             "web_search_options"]),
     (TEXT, ["tools", "response_format"]),
-    (RESPONSE, ["tools", "tool_choice", "include", "prompt", "conversation", "max_tool_calls"]),
+    (RESPONSE, ["tools", "tool_choice", "include", "prompt", "conversation", "max_tool_calls",
+                "response_format", "context_management"]),
 ]
 
 
@@ -409,6 +410,17 @@ def test_a_bad_schema(house, http, schema):
         "response_format")
     refused(house, http, RESPONSE, {"text": {"format": {
         "type": "json_schema", "name": "x", "strict": True, "schema": schema}}}, "text")
+
+
+def test_a_deep_schema(house, http):
+    """Up to a bound it is taken, beyond it refused by name."""
+    def ask(depth):
+        return {"response_format": {"type": "json_schema", "json_schema": {
+            "name": "x", "strict": True, "schema": wrap(depth, {"type": "string"})}}}
+    refused(house, http, CHAT, ask(40), "response_format")
+    answer = http.post(CHAT, json={"model": "default", "max_tokens": 4, **ask(12),
+                                   "messages": [{"role": "user", "content": "deep tokens=2"}]})
+    assert answer.status_code == 200, answer.text
 
 
 @pytest.mark.parametrize("form", ["json", 5, [], {}, {"type": 5}, {"type": "xml"},

@@ -185,3 +185,12 @@ def test_a_second_start_in_the_same_directory(start, tmp_path):
     assert service.stop() == 0
     again = start(state_dir=service.state_dir, port=service.port)
     assert again.text("again tokens=2") == fake_text("again", 2)
+
+
+def test_a_reply_that_takes_too_long(start):
+    """--max-reply: it ends with an error, what came before stands, and the slot is free."""
+    service = start(workers=1, slots=1, max_reply=1, model="fake:tokens=100000,delay_ms=20")
+    answer = service.post("endless")
+    assert answer.status_code == 504, answer.text
+    assert answer.json()["error"]["code"] == "reply_timeout"
+    assert service.text("short tokens=3") == fake_text("short", 3)

@@ -146,6 +146,54 @@ def test_async_client(house):
     assert asyncio.run(talk()) == [fake_text(f"a{i}", 5) for i in range(5)]
 
 
+def test_async_resume_and_cancel(house):
+    def client(index):
+        return openai.AsyncOpenAI(
+            base_url=house.service.gateway_url(index) + "/v1", api_key=house.keys["ann"],
+            max_retries=0, http_client=httpx.AsyncClient(trust_env=False))
+
+    async def talk():
+        async with client(0) as one, client(1) as two:
+            assert (await two.models.list()).data[0].id == "fake"
+            stream = await one.responses.create(model="default", input="more tokens=30",
+                                                background=True, stream=True)
+            first = [await anext(stream) for _ in range(10)]
+            await stream.close()
+            rest = [e async for e in await two.responses.retrieve(
+                first[0].response.id, stream=True, starting_after=first[-1].sequence_number)]
+            long = await one.responses.create(model="default", input="long tokens=100000 delay_ms=20",
+                                              background=True)
+            ended = await two.responses.cancel(long.id)
+            return first + rest, ended
+
+    events, ended = asyncio.run(talk())
+    assert [e.sequence_number for e in events] == list(range(len(events)))
+    assert "".join(e.delta for e in events if e.type == "response.output_text.delta") == \
+        fake_text("more", 30)
+    assert ended.status == "cancelled"
+
+
+def test_a_silent_stream_gives_signs_of_life(start):
+    """A comment each 15 s keeps proxies and readers awake; a chat's first comes after its late head."""
+    service = start(workers=1, slots=2, model="fake:tokens=2,delay_ms=27000")
+    bodies = {"/v1/responses": {"model": "default", "input": "slow", "stream": True},
+              "/v1/chat/completions": {"model": "default", "stream": True,
+                                       "messages": [{"role": "user", "content": "slow"}]}}
+
+    async def read(path):
+        async with httpx.AsyncClient(trust_env=False, timeout=60) as http, \
+                http.stream("POST", service.url + path, json=bodies[path]) as reply:
+            async for line in reply.aiter_lines():
+                if line.startswith(":"):
+                    return line
+        return None
+
+    async def both():
+        return await asyncio.gather(*(read(path) for path in bodies))
+
+    assert asyncio.run(both()) == [": waiting", ": waiting"]
+
+
 # ---- a reply that fails ----
 
 @pytest.fixture(scope="module")

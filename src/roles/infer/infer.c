@@ -47,9 +47,13 @@ static struct peer *peer_add(struct infer *infer, const char *boot)
     return peer;
 }
 
+/* Looked at each tick, and its last sign may be a second old: so work of a gateway that died is
+ * dropped within PRESENCE_GONE_MS of its death. */
+#define SILENT_MAX_MS (PRESENCE_GONE_MS - 2 * TICK_MS)
+
 static bool is_gone(const struct peer *peer)
 {
-    return peer->silent_ms > PRESENCE_GONE_MS;
+    return peer->silent_ms > SILENT_MAX_MS;
 }
 
 bool infer_owner_gone(struct infer *infer, const char *gateway)
