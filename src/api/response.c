@@ -15,10 +15,10 @@
 
 static enum err refuse_unsupported(struct reading *reading)
 {
+    /* response_format is text.format here: a reply that is no JSON would be a surprise. */
     static const char *const names[] = {
         "tools",          "tool_choice",        "include",    "prompt",       "conversation",
-        "max_tool_calls", "context_management", "moderation", "top_logprobs",
-        "response_format", /* text.format here: a reply that is no JSON would be a surprise */
+        "max_tool_calls", "context_management", "moderation", "top_logprobs", "response_format",
     };
     json_t *reasoning = read_field(reading->request.root, "reasoning"), *value;
     const char *key;

@@ -120,6 +120,7 @@ def test_conversations_are_kept_here_and_deleted(chat, page, fake):
 
 def test_settings_go_with_the_request(chat, page):
     page.get_by_role("button", name="Settings", exact=True).click()
+    page.locator("#setting-model").select_option("fake")
     page.get_by_label("System prompt").fill("You are terse.")
     page.get_by_label("Temperature").fill("0.5")
     page.get_by_label("Top p").fill("0.9")
@@ -130,7 +131,7 @@ def test_settings_go_with_the_request(chat, page):
         chat.send("set")
     body = sent.value.post_data_json
     assert (body["temperature"], body["top_p"], body["max_output_tokens"]) == (0.5, 0.9, 7)
-    assert body["instructions"] == "You are terse."
+    assert body["instructions"] == "You are terse." and body["model"] == "fake"
     assert "longest length" in chat.ended().inner_text()
     assert chat.text() == whole("set", 7)
     page.get_by_role("button", name="Settings", exact=True).click()

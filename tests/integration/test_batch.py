@@ -264,6 +264,22 @@ def test_stopped(fake, tmp_path, how):
     assert accepted(fake) - before == 200 - stopped_with
 
 
+def test_stopped_from_its_first_moment(fake, tmp_path):
+    """Ctrl-C at any moment, also before anything was read: it ends, and the same command goes on."""
+    path = write_lines(tmp_path / "in", prompts(60, 5, 10))
+    out = tmp_path / "out"
+    before = accepted(fake)
+    for i in range(16):
+        with start_batch(fake, path, "-o", out, "--parallel", "2") as process:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(i * 0.004)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(20) in (0, 75, -signal.SIGINT), process.stderr.read()
+    batch(fake, path, "-o", out, check=0)
+    check_whole(out, 60, 5)
+    assert accepted(fake) - before == 60
+
+
 def test_stopped_twice(fake, tmp_path):
     path = write_lines(tmp_path / "in", prompts(8, 3, 3000))
     with start_batch(fake, path, "-o", tmp_path / "out") as process:

@@ -187,6 +187,9 @@ static void test_wrapping(void **state)
     expect_plain("12. aaaa bbbb", 10, "12. aaaa\n    bbbb\n");
     expect_plain("aaaaaaaaaaaaaaaaaaaaaaaa", 10, "aaaaaaaaaa\naaaaaaaaaa\naaaa\n");
     expect_plain("日本語のとても長い文章です", 10, "日本語のと\nても長い文\n章です\n");
+    /* Letters from right to left stay in their order: the terminal turns them round. */
+    expect_plain("שלום עולם טוב", 10, "שלום עולם\nטוב\n");
+    expect_plain("- مرحبا بالعالم", 40, "• مرحبا بالعالم\n");
     /* A style goes on behind a break, and does not colour it. */
     char *out = drawn("**aaaa bbbb**", 13, 6, 0);
     assert_string_equal(out, BOLD "aaaa" RESET "\n" BOLD "bbbb" RESET "\n");
