@@ -120,10 +120,13 @@ function keptHere(dialog) {
       } }, icon("trash"), "Delete all")));
 }
 
+let frames = 0; // one dialog may ask over another: each has its own title
+
 function frame(title, ...body) {
-  const dialog = h("dialog", { "aria-labelledby": "dialog-title" });
+  const id = `dialog-title-${++frames}`;
+  const dialog = h("dialog", { "aria-labelledby": id });
   dialog.append(
-    h("div", { class: "dialog-head" }, h("h2", { id: "dialog-title" }, title),
+    h("div", { class: "dialog-head" }, h("h2", { id }, title),
       iconButton("close", "Close", () => dialog.close(), false)),
     h("div", { class: "dialog-body" }, body));
   dialog.addEventListener("close", () => dialog.remove());
@@ -133,23 +136,25 @@ function frame(title, ...body) {
 }
 
 export function showSettings() {
-  const dialog = frame("Settings",
+  const dialog = frame("Settings");
+  const body = dialog.querySelector(".dialog-body");
+  const reset = h("button", { type: "button", class: "button", onclick: () => {
+    const { model } = current;
+    current = { ...PLAIN, model };
+    keep();
+    fill();
+    reset.focus();
+  } }, "Reset");
+  const fill = () => body.replaceChildren(
     modelField(), systemField(),
     h("div", { class: "fields" },
       numberField("temperature", "Temperature", { min: 0, max: 2, step: 0.05, hint: "0 to 2" }),
       numberField("top_p", "Top p", { min: 0.01, max: 1, step: 0.01, hint: "0.01 to 1" }),
       numberField("max_tokens", "Longest reply", { min: 1, max: 1000000, step: 1, hint: "tokens" })),
-    h("hr", {}), keyField(), h("hr", {}));
-  dialog.querySelector(".dialog-body").append(keptHere(dialog),
-    h("div", { class: "dialog-foot stuck" },
-      h("button", { type: "button", class: "button", onclick: () => {
-        const { model } = current;
-        current = { ...PLAIN, model };
-        keep();
-        dialog.close();
-        showSettings();
-      } }, "Reset"),
+    h("hr", {}), keyField(), h("hr", {}), keptHere(dialog),
+    h("div", { class: "dialog-foot stuck" }, reset,
       h("button", { type: "button", class: "button primary", onclick: () => dialog.close() }, "Done")));
+  fill();
   dialog.showModal();
 }
 

@@ -139,8 +139,12 @@ def test_settings_go_with_the_request(chat, page):
     page.get_by_label("Top p").focus()
     assert page.locator("#setting-temperature-hint").inner_text() == "0 to 2; not kept"
     assert page.get_by_label("Top p").evaluate("(e) => e === document.activeElement")
-    page.get_by_role("button", name="Reset").click()
+    reset = page.get_by_role("button", name="Reset")
+    reset.click()
     assert page.get_by_label("Temperature").input_value() == ""
+    assert page.get_by_label("System prompt").input_value() == ""
+    assert page.locator("dialog").count() == 1
+    assert reset.evaluate("(e) => e === document.activeElement")  # a keyboard goes on from there
     page.get_by_role("button", name="Done").click()
     with page.expect_request("**/v1/responses") as sent:
         chat.ask("plain")
