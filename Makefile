@@ -4,7 +4,7 @@ BUILD := build
 PREFIX := /usr/local
 JOBS  := $(shell nproc)
 
-.PHONY: all deps model demo up install check lint fuzz bench clean help
+.PHONY: all deps model demo up install check lint fuzz soak bench clean help
 
 all: deps ## what is missing is installed, then wyvern is built: build/wyvern
 	@[ -e $(BUILD)/CMakeCache.txt ] || cmake --preset default >/dev/null
@@ -35,6 +35,10 @@ lint: all ## the linters alone
 fuzz: ## broken model files for long: FUZZ_SECONDS for each target (600)
 	@scripts/deps.sh check
 	@scripts/fuzz.sh long
+
+soak: all ## load while everything dies again and again: SOAK_SECONDS (1800)
+	@scripts/deps.sh check
+	@SOAK_SECONDS=$(or $(SOAK_SECONDS),1800) .venv/bin/pytest -q -s tests/fault/test_soak.py
 
 bench: model ## the measures of docs/BENCHMARKS.md
 	@bench/run

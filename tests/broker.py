@@ -207,6 +207,14 @@ class Broker:
             raise BrokerError(f"the prompt was refused: {sequence}")
         return prompt_id
 
+    def gateway_tag(self, pid):
+        """The tag of a gateway's process, as its claims and presence have it."""
+        sid = self.subscribe("state.gateway.>")
+        heard = self.messages(lambda got: any(m.json()["pid"] == pid for m in got
+                                              if m.subject.startswith("state.")))
+        self.unsubscribe(sid)
+        return next(m.json()["boot"] for m in heard if m.json()["pid"] == pid)
+
     def record(self, prompt_id, timeout=30):
         """How a prompt ended."""
         deadline = time.monotonic() + timeout

@@ -215,6 +215,41 @@ enum err tokens_read(struct bus *bus, const char *gateway, const char *id, token
     return err;
 }
 
+struct list_query {
+    tokens_list_fn *fn;
+    void *arg;
+};
+
+static void on_listed(void *arg, enum err err, const struct bus_message *message, uint64_t next)
+{
+    struct list_query *query = arg;
+    struct subject_parts parts;
+    if (message == NULL) {
+        struct list_query last = *query;
+        free(query);
+        last.fn(last.arg, err, NULL, NULL, next);
+        return;
+    }
+    const char *stored = bus_message_header(message, "Nats-Subject");
+    if (stored != NULL && subject_parse(&parts, stored) == SUBJECT_PIECES)
+        query->fn(query->arg, ERR_OK, parts.gateway, parts.id, 0);
+}
+
+enum err tokens_list_pieces(struct bus *bus, uint64_t from, unsigned most, tokens_list_fn *fn,
+                            void *arg)
+{
+    char subject[SUBJECT_MAX];
+    struct list_query *query = malloc(sizeof *query);
+    if (query == NULL)
+        return err_set(ERR_NOMEM, "out of memory");
+    *query = (struct list_query){fn, arg};
+    subject_pieces(subject, "*", "*");
+    enum err err = js_list(bus, "TOKENS", subject, from, most, on_listed, query);
+    if (err != ERR_OK)
+        free(query);
+    return err;
+}
+
 enum err tokens_purge_pieces(struct bus *bus, const char *gateway, const char *id, bus_done_fn *fn,
                              void *arg)
 {

@@ -42,6 +42,14 @@ typedef void tokens_end_fn(void *arg, enum err err, const struct claim *latest,
 MUST_USE enum err tokens_read(struct bus *bus, const char *gateway, const char *id,
                               tokens_read_fn *fn, tokens_end_fn *end, void *arg);
 
+/* Whose pieces are stored, message by message from a sequence on (0: the first), at most so many
+ * messages: a reply comes once for each.  At last once with gateway and id NULL: ERR_OK or why it
+ * ended early, and where to go on (0: nothing is left). */
+typedef void tokens_list_fn(void *arg, enum err err, const char *gateway, const char *id,
+                            uint64_t next);
+MUST_USE enum err tokens_list_pieces(struct bus *bus, uint64_t from, unsigned most,
+                                     tokens_list_fn *fn, void *arg);
+
 /* Drops a reply's stored pieces: the record answers for them now. */
 MUST_USE enum err tokens_purge_pieces(struct bus *bus, const char *gateway, const char *id,
                                       bus_done_fn *fn, void *arg);

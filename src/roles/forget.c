@@ -34,27 +34,41 @@ struct forget {
     uint64_t from;
 };
 
+static struct gateway *find_or_add(struct forget *forget, const char *boot)
+{
+    struct gateway *gateway;
+    HASH_FIND_STR(forget->gateways, boot, gateway);
+    if (gateway != NULL || HASH_COUNT(forget->gateways) >= GATEWAYS_MAX)
+        return gateway;
+    gateway = calloc(1, sizeof *gateway);
+    if (gateway == NULL)
+        return NULL;
+    snprintf(gateway->boot, sizeof gateway->boot, "%s", boot);
+    gateway->heard_ns = clock_mono_ns();
+    HASH_ADD_STR(forget->gateways, boot, gateway);
+    return gateway;
+}
+
 static void on_presence(void *arg, const struct bus_message *message)
 {
     struct forget *forget = arg;
     struct presence presence;
-    struct gateway *gateway;
     if (presence_decode(&presence, message->data, message->len) != ERR_OK)
         return;
-    HASH_FIND_STR(forget->gateways, presence.boot, gateway);
-    if (gateway == NULL) {
-        if (HASH_COUNT(forget->gateways) >= GATEWAYS_MAX)
-            return;
-        gateway = calloc(1, sizeof *gateway);
-        if (gateway == NULL)
-            return;
-        snprintf(gateway->boot, sizeof gateway->boot, "%s", presence.boot);
-        HASH_ADD_STR(forget->gateways, boot, gateway);
-    }
+    struct gateway *gateway = find_or_add(forget, presence.boot);
+    if (gateway == NULL)
+        return;
     gateway->heard_ns = clock_mono_ns();
     gateway->look_ns = 0;
     if (presence.leaving)
         gateway->heard_ns -= PRESENCE_GONE_MS * NS_PER_MS;
+}
+
+void forget_heard_of(struct forget *forget, const char *boot)
+{
+    struct gateway *gateway = find_or_add(forget, boot);
+    if (gateway != NULL && gateway->look_ns != 0)
+        gateway->look_ns = clock_mono_ns() + LATE_MS * NS_PER_MS;
 }
 
 static bool is_here(const struct forget *forget, const char *boot)

@@ -17,6 +17,8 @@ MUST_USE enum err forget_new(struct forget **out, struct bus *bus);
 void forget_free(struct forget *forget); /* after the bus, which it needs no more; takes NULL */
 /* Once a second. */
 void forget_tick(struct forget *forget);
+/* A reply of this gateway's was recorded: it may be gone, and its records looked at, already. */
+void forget_heard_of(struct forget *forget, const char *boot);
 /* The broker was away: silence meanwhile means nothing.  Takes NULL. */
 void forget_reconnected(struct forget *forget);
 

@@ -25,6 +25,7 @@
 #include "config/options.h"
 #include "roles/forget.h"
 #include "roles/roles.h"
+#include "roles/stale.h"
 #include "wire/presence.h"
 #include "wire/trace.h"
 
@@ -43,6 +44,7 @@ struct respond {
     struct loop_timer *tick;
     struct teller *teller;
     struct forget *forget;
+    struct stale *stale;
     unsigned working; /* records being made */
     bool fetching, pausing, leaving, sweeping;
     uint64_t sweep_from;
@@ -75,8 +77,10 @@ static void on_purged(void *arg, enum err err, uint64_t sequence)
 {
     struct work *work = arg;
     (void)sequence;
-    if (err != ERR_OK)
-        log_debug("reply.unpurged prompt=%s why=\"%s\"", work->id, err_text()); /* they age out */
+    if (err != ERR_OK) {
+        log_debug("reply.unpurged prompt=%s why=\"%s\"", work->id, err_text());
+        stale_expect(work->respond->stale);
+    }
     work_end(work);
 }
 
@@ -99,11 +103,14 @@ static void on_created(void *arg, enum err err, uint64_t sequence)
         log_info("reply.recorded prompt=%s status=%s trace_id=%s", work->id,
                  reply_status_name(work->status), work->trace_id);
     }
+    forget_heard_of(respond->forget, work->gateway);
     endings_answer(respond->bus, work->answer_to);
     responses_ack(respond->bus, work->ack);
     /* The record answers every resume from now on. */
-    if (tokens_purge_pieces(respond->bus, work->gateway, work->id, on_purged, work) != ERR_OK)
+    if (tokens_purge_pieces(respond->bus, work->gateway, work->id, on_purged, work) != ERR_OK) {
+        stale_expect(respond->stale);
         work_end(work);
+    }
 }
 
 static void on_ending(void *arg, const char *ack, const struct reply *ending)
@@ -222,8 +229,10 @@ static void on_tick(void *arg)
     respond->sweep_from = 0;
     respond->swept = 0;
     sweep_next(respond);
-    if (!respond->leaving)
+    if (!respond->leaving) {
         forget_tick(respond->forget);
+        stale_tick(respond->stale);
+    }
     kick(respond);
 }
 
@@ -246,6 +255,7 @@ static void on_bus_state(void *arg, bool connected)
     if (connected) {
         teller_tell(respond->teller);
         forget_reconnected(respond->forget);
+        stale_expect(respond->stale);
         kick(respond);
     }
 }
@@ -287,6 +297,8 @@ static enum err start(struct respond *respond)
         err = endings_new(&respond->endings, respond->bus, respond->loop);
     if (err == ERR_OK)
         err = forget_new(&respond->forget, respond->bus);
+    if (err == ERR_OK)
+        err = stale_new(&respond->stale, respond->bus);
     return err;
 }
 
@@ -312,6 +324,7 @@ int role_respond(const struct settings *settings, int argc, char **argv)
     teller_free(respond.teller);
     bus_close(respond.bus);
     forget_free(respond.forget);
+    stale_free(respond.stale);
     loop_timer_free(respond.tick);
     loop_free(respond.loop);
     join_done(&respond.join);

@@ -1,18 +1,19 @@
 """Blenderbot's worker is killed in mid-reply; the reply ends as if nothing had been.
 
 The small checkpoint is fast, so the moment is made: beside replies of many beams each step takes
-long, and the worker is stopped at the first words, and killed while it stands still."""
+long, and the workers go by moments until one has said something; it is killed as it stands still."""
 
 import json
 import os
 import pathlib
 import signal
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from harness import Stream, process_start, run, run_json, wait_for
-from test_deaths import piece_texts, reply_records
+from test_deaths import accepted, piece_texts, reply_records
 
 DATA = pathlib.Path(__file__).resolve().parent.parent / "data" / "blenderbot" / "tiny-bin"
 PROMPTS = ("qqq zzz the river of seven music dogs", "Tell me about the sea.", "Do you like music?",
@@ -44,18 +45,33 @@ def stored_ids(messages, prompt_id):
     return ids
 
 
-def kill_in_mid_reply(service, streams):
-    """Stops the workers at the first words and kills one."""
-    pids = [w["pid"] for w in service.workers()]
-    for stream in streams:
-        stream.wait_text()
-    for pid in pids:
+def kill_in_mid_reply(service, broker, ask):
+    """The streams that ask() starts, of which a worker that was killed had said a part.  The
+    workers stand still but for moments, so that no load of this machine lets a reply slip by."""
+    workers = {w["id"]: w["pid"] for w in service.workers()}
+    for pid in workers.values():
         os.kill(pid, signal.SIGSTOP)
-    start = process_start(pids[0])
-    os.kill(pids[0], signal.SIGKILL)
-    wait_for(lambda: process_start(pids[0]) != start, "the death", 5)
-    for pid in pids[1:]:
+    before = accepted(service, [])
+    streams = ask()
+    wait_for(lambda: accepted(service, []) == before + len(streams), "the prompts")
+    for _ in range(500):
+        for pid in workers.values():
+            os.kill(pid, signal.SIGCONT)
+        time.sleep(0.02)
+        for pid in workers.values():
+            os.kill(pid, signal.SIGSTOP)
+        time.sleep(0.03)  # what it said arrives
+        speaking = next((s for s in streams if s.text and not s.done), None)
+        if speaking is not None:
+            break
+    claim = broker.last("TOKENS", f"tok.*.{speaking.prompt_id}.c").json()
+    victim = workers.pop(claim["worker"])
+    start = process_start(victim)
+    os.kill(victim, signal.SIGKILL)
+    wait_for(lambda: process_start(victim) != start, "the death", 5)
+    for pid in workers.values():
         os.kill(pid, signal.SIGCONT)
+    return streams
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -66,11 +82,11 @@ def test_a_reply_ends_as_if_nobody_had_died(start, gguf, kind):
               for prompt in PROMPTS}
     mates = [Stream(service, f"mate {i}", num_beams=32, **SLOW) for i in range(6)]
     wait_for(lambda: all(w["active"] for w in service.workers()), "work for both workers")
-    with service.broker() as watcher:
+    with service.broker() as watcher, service.broker() as broker:
         watcher.subscribe("live.>")
         watcher.flush()
-        streams = [Stream(service, prompt, **KINDS[kind]) for prompt in PROMPTS]
-        kill_in_mid_reply(service, streams)
+        streams = kill_in_mid_reply(service, broker, lambda: [
+            Stream(service, prompt, **KINDS[kind]) for prompt in PROMPTS])
         for stream in streams + mates:
             stream.join()
             assert stream.error is None and stream.done, stream.error
@@ -92,8 +108,9 @@ def test_unseeded_draws_go_on_as_they_would_have(start, gguf):
     service = start(model=gguf, workers=2, slots=6)
     mates = [Stream(service, f"mate {i}", num_beams=32, **SLOW) for i in range(6)]
     wait_for(lambda: all(w["active"] for w in service.workers()), "work for both workers")
-    streams = [Stream(service, prompt, temperature=1.5, min_tokens=127) for prompt in PROMPTS]
-    kill_in_mid_reply(service, streams)
+    with service.broker() as broker:
+        streams = kill_in_mid_reply(service, broker, lambda: [
+            Stream(service, prompt, temperature=1.5, min_tokens=127) for prompt in PROMPTS])
     for mate in mates:
         mate.join()
     for stream in streams:

@@ -70,7 +70,7 @@ def test_it_goes_on_when_its_gateway_is_killed(start):
     with service.broker() as broker:
         gateway = gateway_of(service, 1)
         # the tag of that very process, as its claims and presence have it
-        tag = presence_boot(broker, gateway["pid"])
+        tag = broker.gateway_tag(gateway["pid"])
         kept = put(service, broker, "kept", gateway=tag)
         owned = put(service, broker, "owned", gateway=tag, detached=False)
         wait_for(lambda: texts(broker, kept) and texts(broker, owned), "the first words")
@@ -83,14 +83,6 @@ def test_it_goes_on_when_its_gateway_is_killed(start):
         assert record["attempt"] == 1
         check_answers(record, "kept")
         assert broker.count("PROMPTS") == 0
-
-
-def presence_boot(broker, pid):
-    sid = broker.subscribe("state.gateway.>")
-    heard = broker.messages(lambda got: any(m.json()["pid"] == pid for m in got
-                                            if m.subject.startswith("state.")))
-    broker.unsubscribe(sid)
-    return next(m.json()["boot"] for m in heard if m.json()["pid"] == pid)
 
 
 @pytest.mark.parametrize("lane", ["main", "batch"])

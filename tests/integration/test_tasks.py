@@ -66,8 +66,9 @@ def test_template(ask):
     assert record["pieces"] == 0 and record["text"] == ""
 
 
-def test_text_goes_on_as_it_is(ask):
-    record = ask(task="text", inputs=["The capital of France is"], detached=False,
+def test_text_goes_on_as_it_is(ask, real, broker):
+    owner = broker.gateway_tag(real.status()["gateways"][0]["pid"])
+    record = ask(task="text", inputs=["The capital of France is"], detached=False, gateway=owner,
                  params={"max_tokens": 4, "temperature": 0})
     assert record["text"].startswith(" Paris")
     assert "result" not in record and "cuts" not in record and "logprobs" not in record
