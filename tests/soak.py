@@ -84,6 +84,7 @@ class Soak:
         self.kept = {}    # id of a response that stays → its text
         self.owned = set()  # ids of prompts whose text must not be kept
         self.erased = set()
+        self.deleted = []  # ids of files
         self.live = []    # some ids of ann's, for the stranger
 
     # ---- asking ----
@@ -303,6 +304,21 @@ class Soak:
         assert back["content"] == content, back
         self.ledger.count("tokenize and back")
 
+    def file(self, rng):
+        """What is uploaded is read back as it was; what is deleted is gone for good."""
+        time.sleep(rng.uniform(0.1, 1))
+        data = rng.randbytes(rng.choice((10, 30_000, 700_000)))
+        made = self.until_answered(
+            rng, "POST", "/v1/files", data={"purpose": "batch"},
+            files={"file": ("soak.bin", data, "application/octet-stream")}).json()
+        got = self.until_answered(rng, "GET", f"/v1/files/{made['id']}/content")
+        if got.content != data:
+            raise AssertionError(f"{made['id']}: {len(got.content)} bytes of {len(data)}")
+        self.until_answered(rng, "DELETE", f"/v1/files/{made['id']}", accept=(200, 404))
+        self.until_answered(rng, "GET", f"/v1/files/{made['id']}", accept=(404,))
+        self.deleted.append(made["id"])
+        self.ledger.count("file and back")
+
     def batch(self, rng):
         """Each line of a batch is answered once."""
         base = rng.randrange(10 ** 6)
@@ -331,7 +347,7 @@ class Soak:
         self.ledger.count("batch")
 
     PLAYERS = (("chat", 8), ("response", 6), ("twins", 1), ("stranger", 1), ("task", 1),
-               ("batch", 1))
+               ("batch", 1), ("file", 2))
 
     def play(self, name, seed):
         rng = random.Random(seed)
@@ -492,6 +508,8 @@ class Soak:
                 self.ledger.fault(f"text kept of {len(left)} replies: {left[:20]}")
             names = broker.subjects("REPLIES", "reply.>")
             self.ledger.count("records", len(names))
+            if twice := [name for name, count in names.items() if count > 1]:
+                self.ledger.fault(f"an older record is still stored of {twice}")
             ids = collections.Counter(name.rpartition(".")[2] for name in names)
             if twice := [i for i, count in ids.items() if count > 1]:
                 self.ledger.fault(f"more than one record of {twice}")
@@ -509,3 +527,7 @@ class Soak:
                 self.ledger.fault(f"{response_id} was {status} {said!r}, is {got['status']} {text!r}")
         for response_id in self.erased:
             self.until_answered(rng, "GET", f"/v1/responses/{response_id}", accept=(404,))
+        for file_id in self.deleted:
+            got = self.until_answered(rng, "GET", f"/v1/files/{file_id}", accept=(200, 404))
+            if got.status_code == 200:
+                self.ledger.fault(f"{file_id} was deleted, and is there again")
