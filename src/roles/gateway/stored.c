@@ -255,55 +255,25 @@ static struct outlet *visit_outlet(struct visit *visit)
     return outlet;
 }
 
-/* A record's way to a reader, who may be slow. */
-struct replay {
-    struct delivery out;
-    struct reply record; /* its root is ours */
-};
-
-static void replay_free(struct replay *replay)
-{
-    outlet_leave(&replay->out);
-    reply_done(&replay->record);
-    free(replay);
-}
-
-static void replay_left(struct delivery *delivery, bool complete)
+static void nobody_waits(struct delivery *delivery, bool complete)
 {
     (void)complete;
-    replay_free((struct replay *)(void *)((char *)delivery - offsetof(struct replay, out)));
-}
-
-static void replay_go_on(void *arg)
-{
-    struct replay *replay = arg;
-    if (delivery_rest(&replay->out, &replay->record)) {
-        outlet_on_drained(replay->out.outlet, replay_go_on, replay);
-        return;
-    }
-    delivery_finish(&replay->out, &replay->record);
-    replay_free(replay);
+    outlet_leave(delivery);
 }
 
 static void stream_record(struct visit *visit, const struct reply *record)
 {
-    struct replay *replay = calloc(1, sizeof *replay);
-    if (replay == NULL) {
-        unavailable(visit);
-        return;
-    }
+    struct delivery out = {
+        .render = render_of(visit, record->request, record->accepted_at),
+        .closed = nobody_waits,
+    };
     struct outlet *outlet = visit_outlet(visit);
-    if (outlet == NULL) {
-        free(replay);
+    if (outlet == NULL)
         return;
-    }
-    replay->record = *record;
-    json_incref(record->root);
-    replay->out.closed = replay_left;
-    replay->out.render = render_of(visit, record->request, record->accepted_at);
-    outlet_join(outlet, &replay->out, 0);
-    delivery_open(&replay->out);
-    replay_go_on(replay);
+    outlet_join(outlet, &out, 0);
+    delivery_open(&out);
+    delivery_finish(&out, record);
+    outlet_leave(&out); /* the outlet has it all */
     outlet_release(outlet);
     visit_free(visit);
 }
