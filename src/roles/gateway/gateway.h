@@ -3,8 +3,9 @@
  *
  * One loop owns every socket, every session and the connection to the broker.  routes.c finds who
  * answers a request: accept.c makes prompts of it, stored.c knows replies that were made or are
- * being made, about.c says how the service is.  session.c follows one reply, deliver.c writes it,
- * registry.c knows who else is there, figures.c counts.
+ * being made, files.c and batches.c are about those, about.c says how the service is.  Who must ask
+ * the broker first is a visit meanwhile (visit.h).  session.c follows one reply, deliver.c writes
+ * it, registry.c knows who else is there, figures.c counts.
  */
 #ifndef WYVERN_ROLES_GATEWAY_GATEWAY_H
 #define WYVERN_ROLES_GATEWAY_GATEWAY_H
