@@ -140,7 +140,7 @@ enum err read_integer(struct reading *reading, const char *key, int64_t min, int
     }
     if (!json_is_real(value) || trunc(json_real_value(value)) != json_real_value(value))
         return read_wrong_type(reading, key, "an integer", value);
-    real = json_real_value(value); /* 5.0, or any integer beside one that needs over 64 bits */
+    real = json_real_value(value); /* 5.0, or an integer of more than 64 bits */
     if (real < (double)min)
         return INVALID("integer_below_min_value", key, "'%s' is below its minimum of %lld.", key,
                        (long long)min);
