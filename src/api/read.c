@@ -322,9 +322,10 @@ enum err read_stream(struct reading *reading)
                      &request->include_usage);
 }
 
-enum err read_metadata(struct reading *reading)
+enum err read_metadata_of(const json_t *object, struct api_error *error)
 {
-    json_t *metadata = read_field(reading->request.root, "metadata"), *value;
+    struct reading at = {.error = error}, *reading = &at;
+    json_t *metadata = read_field(object, "metadata"), *value;
     char param[96];
     const char *key;
 
@@ -348,4 +349,9 @@ enum err read_metadata(struct reading *reading)
                            METADATA_VALUE_MAX);
     }
     return ERR_OK;
+}
+
+enum err read_metadata(struct reading *reading)
+{
+    return read_metadata_of(reading->request.root, reading->error);
 }

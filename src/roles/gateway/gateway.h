@@ -83,6 +83,8 @@ void gateway_trace(struct trace *out, const struct http_request *request);
 /* A parameter of the request's query, decoded, into out: "" when it can't be, or is too long.
  * False: it is not there. */
 bool gateway_query(const struct http_request *request, const char *name, char *out, size_t cap);
+/* All paths that are answered, one a line. */
+void gateway_write_routes(struct buf *out);
 /* What stands between a path's prefix ("/v1/responses/") and its suffix ("" or "/cancel"); false:
  * the path is another, or that is empty, too long or has a slash. */
 bool gateway_path_id(const struct http_request *request, const char *prefix, const char *suffix,
