@@ -125,7 +125,7 @@ def test_lines_may_be_blank_or_unended(quick):
     ({"input_file_id": "file-" + "0" * 32}, "input_file_id"),
     ({"input_file_id": "file-*"}, "input_file_id"),
     ({"input_file_id": None}, "input_file_id"),
-    ({"metadata": {"a": 1}}, "metadata"),
+    ({"metadata": {"a": 1}}, "metadata.a"),
     ({"metadata": {str(i): "x" for i in range(17)}}, "metadata"),
 ])
 def test_what_is_wrong_is_named(quick, fields, param):

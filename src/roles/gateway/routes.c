@@ -205,8 +205,9 @@ static const struct route {
 void gateway_write_routes(struct buf *out)
 {
     for (size_t i = 0; i < ROUTE_COUNT; i++) {
+        int width = 42 - (int)strlen(routes[i].method);
         /* Only memory can be wanting: then the list is short. */
-        (void)!buf_printf(out, "%-6s  %-34s  %s\n", routes[i].method, routes[i].path,
+        (void)!buf_printf(out, "%s %-*s %s\n", routes[i].method, width, routes[i].path,
                           routes[i].what);
     }
 }
