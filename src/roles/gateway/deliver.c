@@ -311,8 +311,16 @@ uint64_t delivery_sum(uint64_t sum, const char *text, size_t len)
     return sum;
 }
 
+/* A reply that grew too long ends without what was said of it. */
+static bool tells_nothing(const struct reply *record)
+{
+    return record->status == REPLY_FAILED && record->text != NULL && record->text[0] == '\0';
+}
+
 bool delivery_continues(const struct delivery *delivery, const struct reply *record)
 {
+    if (tells_nothing(record))
+        return true;
     size_t len = record->text != NULL ? strlen(record->text) : 0;
     return delivery->bytes <= len &&
            delivery_sum(DELIVERY_SUM_BASIS, record->text, delivery->bytes) == delivery->sum;
@@ -562,6 +570,11 @@ static void keep_record(struct delivery *delivery, const struct reply *record)
         outlet->choices[i].record = *record;
         json_incref(record->root);
         outlet->choices[i].rest = *delivery;
+        if (tells_nothing(record)) { /* but the number of its last event is what it would be */
+            outlet->choices[i].rest.bytes = 0;
+            if (record->pieces > delivery->pieces)
+                outlet->choices[i].rest.pieces = record->pieces;
+        }
         json_incref(delivery->request);
         json_incref(delivery->echo);
     }

@@ -84,7 +84,7 @@ void outlet_accept(struct outlet *outlet, const struct delivery *delivery);
 /* The running sum (FNV-1a, 64 bits) and what it starts from. */
 #define DELIVERY_SUM_BASIS UINT64_C(14695981039346656037)
 uint64_t delivery_sum(uint64_t sum, const char *text, size_t len);
-/* Is what was delivered the beginning of the record's text? */
+/* Is what was delivered the beginning of the record's text, as far as it tells any? */
 bool delivery_continues(const struct delivery *delivery, const struct reply *record);
 
 /* Sends a stream's headers and first events now, before there is a piece. */
