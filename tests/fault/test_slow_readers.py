@@ -5,7 +5,9 @@ fast one gets."""
 import contextlib
 import json
 import os
+import re
 import select
+import signal
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -34,6 +36,13 @@ class Raw:
         self.socket.sendall(f"{method} {path} HTTP/1.1\r\n{HEADERS}{headers}"
                             f"Content-Length: {len(data)}\r\n\r\n".encode() + data)
         self.data = b""
+
+    def read_until(self, mark):
+        while mark not in self.data:
+            got = self.socket.recv(256)
+            assert got, self.data
+            self.data += got
+        return self.data
 
     def body(self, nap=0.0, each=16384):
         """All that comes, without the chunks' sizes."""
@@ -162,6 +171,25 @@ def test_a_running_reply_resumed(start):
     assert late == wanted
     assert part == fast(service, response_id, middle)
     check_whole(part, tokens, first=middle + 1)
+
+
+def test_its_worker_dies_meanwhile(start):
+    """Two readers by one Idempotency-Key have much unread when the worker is killed; another goes on.
+    One of the two reads from then on, the other when it is over."""
+    service = start(workers=2, slots=2)
+    tokens = 12000
+    body = {"model": "default", "input": f"{TAG} tokens={tokens} delay_ms=1", "stream": True}
+    first, second = (Raw(service, "POST", "/v1/responses", body, "Idempotency-Key: d\r\n")
+                     for _ in range(2))
+    response_id = re.search(b'"id":"(resp_[0-9a-f]+)"', first.read_until(b"in_progress"))[1].decode()
+    with broker_pieces(service, response_id) as pieces:
+        wait_for(lambda: pieces() >= tokens // 2, "half of it", 60, 0.2)
+    os.kill(next(w["pid"] for w in service.workers() if w["active"]), signal.SIGKILL)
+    one = first.body(nap=0.001)
+    wait_for(lambda: ended(service, response_id), "its end", 60)
+    check_whole(one, tokens)
+    assert events(one)[-1][1]["response"]["wyvern"]["attempt"] == 2
+    assert second.body() == one == fast(service, response_id)
 
 
 def test_texts_of_a_chat(start):

@@ -12,6 +12,9 @@
  * A reply that is detached goes on without its reader; the session of our own prompt then stays
  * without an outlet until the record is there, to count it.
  *
+ * What a reader has no room for is not taken (delivery_pieces), and read from the stream when it
+ * has, from where the last read stood.
+ *
  * What is heard live may have holes (republishing is not guaranteed, storing is).  A hole in the
  * numbers, a reconnect, or silence make the session read the stream and the record.  The record has
  * the last word: what it says beyond what was delivered is delivered.  A reply whose delivered part
