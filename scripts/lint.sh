@@ -66,7 +66,7 @@ metrics_manual() {
 
 dashboards() { python3 tests/lint/dashboards.py && python3 tests/lint/test_dashboards.py; }
 
-subjects() { python3 tests/lint/docs.py; }
+subjects() { python3 tests/lint/docs.py && python3 tests/lint/test_docs.py; }
 
 check "clang-format" formatting
 check "layers, sizes, unfinished work" layers

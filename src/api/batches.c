@@ -4,9 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define METADATA_PAIRS_MAX 16
-#define METADATA_KEY_MAX   64
-#define METADATA_VALUE_MAX 512
+#include "api/read.h"
 
 static const char prefix[] = "batch_";
 
@@ -83,26 +81,6 @@ static unsigned window_seconds(const char *text)
     return count * unit <= BATCH_WINDOW_S_MAX ? (unsigned)(count * unit) : 0;
 }
 
-static enum err check_metadata(const json_t *metadata, struct api_error *error)
-{
-    const char *key;
-    const json_t *value;
-    if (metadata == NULL || json_is_null(metadata))
-        return ERR_OK;
-    bool good = json_is_object(metadata) && json_object_size(metadata) <= METADATA_PAIRS_MAX;
-    json_object_foreach((json_t *)(uintptr_t)metadata, key, value)
-    {
-        good = good && strlen(key) <= METADATA_KEY_MAX && json_is_string(value) &&
-               json_string_length(value) <= METADATA_VALUE_MAX;
-    }
-    if (good)
-        return ERR_OK;
-    return api_error_set(error, 400, "invalid_value", "metadata",
-                         "'metadata' must be an object of at most %d texts, with keys of at most "
-                         "%d and values of at most %d bytes.",
-                         METADATA_PAIRS_MAX, METADATA_KEY_MAX, METADATA_VALUE_MAX);
-}
-
 static const char *required(const json_t *root, const char *key, struct api_error *error)
 {
     const json_t *value = json_object_get(root, key);
@@ -137,7 +115,7 @@ static enum err read_fields(struct batch *batch, const json_t *root, double now,
     batch->status = BATCH_VALIDATING;
     batch->at[BATCH_VALIDATING] = now;
     batch->expires_at = now + seconds;
-    return check_metadata(json_object_get(root, "metadata"), error);
+    return read_metadata_of(root, error);
 }
 
 enum err batch_parse(struct batch *out, const char *body, size_t len, double now,

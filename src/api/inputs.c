@@ -2,6 +2,7 @@
  * inputs.c - reading what wants no reply: POST /v1/embeddings, and llama-server's /tokenize,
  * /detokenize and /apply-template.
  */
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -116,10 +117,11 @@ static enum err read_tokens(struct reading *reading)
                        API_TOKENS_MAX);
     for (size_t i = 0; i < json_array_size(tokens); i++) {
         const json_t *token = json_array_get(tokens, i);
+        bool large = json_is_real(token) && fabs(json_real_value(token)) >= 0x1p63; /* see json.h */
         snprintf(param, sizeof param, "tokens[%zu]", i);
-        if (!json_is_integer(token))
+        if (!json_is_integer(token) && !large)
             return read_wrong_type(reading, param, "an integer", token);
-        if (json_integer_value(token) < 0 || json_integer_value(token) > TOKEN_ID_MAX)
+        if (large || json_integer_value(token) < 0 || json_integer_value(token) > TOKEN_ID_MAX)
             return INVALID("invalid_value", param, "'%s' is no id of a token.", param);
     }
     reading->request.prompt.tokens = tokens;

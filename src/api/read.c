@@ -140,7 +140,7 @@ enum err read_integer(struct reading *reading, const char *key, int64_t min, int
     }
     if (!json_is_real(value) || trunc(json_real_value(value)) != json_real_value(value))
         return read_wrong_type(reading, key, "an integer", value);
-    real = json_real_value(value); /* 5.0, or any integer beside one that needs over 64 bits */
+    real = json_real_value(value); /* 5.0, or an integer of more than 64 bits */
     if (real < (double)min)
         return INVALID("integer_below_min_value", key, "'%s' is below its minimum of %lld.", key,
                        (long long)min);
@@ -322,9 +322,10 @@ enum err read_stream(struct reading *reading)
                      &request->include_usage);
 }
 
-enum err read_metadata(struct reading *reading)
+enum err read_metadata_of(const json_t *object, struct api_error *error)
 {
-    json_t *metadata = read_field(reading->request.root, "metadata"), *value;
+    struct reading at = {.error = error}, *reading = &at;
+    json_t *metadata = read_field(object, "metadata"), *value;
     char param[96];
     const char *key;
 
@@ -348,4 +349,9 @@ enum err read_metadata(struct reading *reading)
                            METADATA_VALUE_MAX);
     }
     return ERR_OK;
+}
+
+enum err read_metadata(struct reading *reading)
+{
+    return read_metadata_of(reading->request.root, reading->error);
 }

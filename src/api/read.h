@@ -52,6 +52,9 @@ MUST_USE enum err read_put(struct reading *reading, json_t *object, const char *
 MUST_USE enum err read_keep(struct reading *reading, const char *api, const char *const *names,
                             size_t count);
 
+/* The field metadata of any object that is asked for: a few short texts, or absent. */
+MUST_USE enum err read_metadata_of(const json_t *object, struct api_error *error);
+
 /* Steps, each for some fields. */
 read_step read_model;      /* model: required */
 read_step read_user;       /* user */

@@ -243,7 +243,7 @@ static void keep_marks(struct cancel *cancel, const struct piece *piece)
         log_warn("cancel.marks_lost prompt=%s why=\"%s\"", cancel->id, err_text());
 }
 
-static void on_piece(void *arg, const struct pieces *pieces)
+static bool on_piece(void *arg, const struct pieces *pieces)
 {
     struct cancel *cancel = arg;
     for (size_t i = 0; i < pieces->count; i++) {
@@ -259,6 +259,7 @@ static void on_piece(void *arg, const struct pieces *pieces)
             cancel->text_full = true;
         }
     }
+    return true;
 }
 
 /* Puts the ending; whole: with all that was said, which may be more than fits. */
@@ -335,8 +336,8 @@ static void on_tombstone(void *arg, enum err err, uint64_t sequence)
             return;
     }
     if (err == ERR_OK)
-        err = tokens_read(cancel->endings->bus, cancel->gateway, cancel->id, on_piece, on_read,
-                          cancel);
+        err = tokens_read(cancel->endings->bus, cancel->gateway, cancel->id, NULL, on_piece,
+                          on_read, cancel);
     if (err != ERR_OK)
         cancel_finish(cancel, err);
 }
@@ -395,7 +396,8 @@ enum err endings_cancel(struct endings *endings, const struct cancel_spec *spec,
         err = tokens_tombstone(endings->bus, cancel->gateway, cancel->id, cancel->reason,
                                spec->fenced || cancel->first ? &fence : NULL, on_tombstone, cancel);
     else
-        err = tokens_read(endings->bus, cancel->gateway, cancel->id, on_piece, on_read, cancel);
+        err =
+            tokens_read(endings->bus, cancel->gateway, cancel->id, NULL, on_piece, on_read, cancel);
     if (err != ERR_OK) {
         cancel_release(cancel);
         return err;

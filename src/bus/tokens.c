@@ -12,6 +12,7 @@
 #define CLAIM_BYTES_MAX  4096
 #define PIECES_BYTES_MAX ((size_t)1 << 20)
 #define READ_BATCH       1000
+#define PACED_BATCH      200 /* of a reader who may stop: what was asked for comes all the same */
 
 static enum err put_claim(struct bus *bus, const char *gateway, const char *id,
                           const struct claim *claim, const struct js_expect *expect,
@@ -106,11 +107,11 @@ struct read_query {
     tokens_read_fn *fn;
     tokens_end_fn *end;
     void *arg;
-    struct piece_reader reader;
+    struct tokens_place *told, place;
     struct claim latest;
     bool claimed;
-    uint64_t latest_sequence, last_sequence;
-    unsigned in_batch;
+    uint64_t latest_sequence;
+    unsigned batch, in_batch;
 };
 
 static enum err read_batch(struct read_query *query);
@@ -131,52 +132,72 @@ static void bury(struct claim *tombstone, const struct claim *before)
     memcpy(tombstone->device, before->device, sizeof tombstone->device);
 }
 
-static void read_message(struct read_query *query, const struct bus_message *message)
+static void read_claim(struct read_query *query, const struct bus_message *message,
+                       uint64_t sequence)
+{
+    struct claim claim;
+    if (claim_decode(&claim, message->data, message->len) != ERR_OK)
+        return;
+    if (claim.kind == CLAIM_TOMBSTONE)
+        bury(&claim, &query->latest);
+    query->latest = claim;
+    query->claimed = true;
+    query->latest_sequence = sequence;
+    piece_reader_claim(&query->place.reader, &claim);
+}
+
+/* False: the reader wants no more. */
+static bool read_pieces(struct read_query *query, const struct bus_message *message,
+                        const char *stored)
+{
+    struct pieces pieces = {0};
+    size_t skip;
+    bool goes_on = true;
+    if (pieces_decode(&pieces, message->data, message->len) != ERR_OK)
+        return true;
+    enum piece_verdict verdict = piece_reader_take(&query->place.reader, &pieces, &skip);
+    if (verdict == PIECE_TAKE) {
+        struct pieces fresh = pieces;
+        fresh.first += skip;
+        fresh.items += skip;
+        fresh.count -= skip;
+        goes_on = query->fn(query->arg, &fresh);
+    } else if (verdict != PIECE_IGNORE) {
+        log_warn("tokens.odd_piece subject=%s first=%" PRIu64 " next=%" PRIu64, stored,
+                 pieces.first, query->place.reader.next);
+    }
+    pieces_done(&pieces);
+    return goes_on;
+}
+
+static bool read_message(struct read_query *query, const struct bus_message *message)
 {
     const char *stored = bus_message_header(message, "Nats-Subject");
     struct subject_parts parts;
     enum subject_kind kind = stored != NULL ? subject_parse(&parts, stored) : SUBJECT_OTHER;
-    query->last_sequence = js_stored_sequence(message);
+    uint64_t sequence = js_stored_sequence(message);
     query->in_batch++;
-    if (kind == SUBJECT_CLAIM) {
-        struct claim claim;
-        if (claim_decode(&claim, message->data, message->len) == ERR_OK) {
-            if (claim.kind == CLAIM_TOMBSTONE)
-                bury(&claim, &query->latest);
-            query->latest = claim;
-            query->claimed = true;
-            query->latest_sequence = query->last_sequence;
-            piece_reader_claim(&query->reader, &claim);
-        }
-    } else if (kind == SUBJECT_PIECES) {
-        struct pieces pieces = {0};
-        size_t skip;
-        if (pieces_decode(&pieces, message->data, message->len) != ERR_OK)
-            return;
-        enum piece_verdict verdict = piece_reader_take(&query->reader, &pieces, &skip);
-        if (verdict == PIECE_TAKE) {
-            struct pieces fresh = pieces;
-            fresh.first += skip;
-            fresh.items += skip;
-            fresh.count -= skip;
-            query->fn(query->arg, &fresh);
-        } else if (verdict != PIECE_IGNORE) {
-            log_warn("tokens.odd_piece subject=%s first=%" PRIu64 " next=%" PRIu64, stored,
-                     pieces.first, query->reader.next);
-        }
-        pieces_done(&pieces);
-    }
+    if (kind == SUBJECT_CLAIM)
+        read_claim(query, message, sequence);
+    else if (kind == SUBJECT_PIECES && !read_pieces(query, message, stored))
+        return false;
+    query->place.sequence = sequence;
+    if (query->told != NULL)
+        *query->told = query->place;
+    return true;
 }
 
 static bool on_read(void *arg, enum err err, const struct bus_message *message)
 {
     struct read_query *query = arg;
     if (err == ERR_OK && message->status == 0) {
-        read_message(query, message);
-        return true;
+        if (read_message(query, message))
+            return true;
+        read_finish(query, ERR_OK);
+        return false;
     }
     /* 204 ends a batch; 404 says that nothing is stored (any more). */
-    if (err == ERR_OK && message->status == 204 && query->in_batch >= READ_BATCH) {
+    if (err == ERR_OK && message->status == 204 && query->in_batch >= query->batch) {
         err = read_batch(query);
         if (err == ERR_OK)
             return false;
@@ -192,19 +213,23 @@ static enum err read_batch(struct read_query *query)
     char ask[SUBJECT_MAX + 96];
     query->in_batch = 0;
     int len =
-        snprintf(ask, sizeof ask, "{\"batch\":%d,\"seq\":%" PRIu64 ",\"next_by_subj\":\"%s\"}",
-                 READ_BATCH, query->last_sequence + 1, query->subject);
+        snprintf(ask, sizeof ask, "{\"batch\":%u,\"seq\":%" PRIu64 ",\"next_by_subj\":\"%s\"}",
+                 query->batch, query->place.sequence + 1, query->subject);
     return bus_request(query->bus, "$JS.API.DIRECT.GET.TOKENS", NULL, 0, ask, (size_t)len,
                        JS_TIMEOUT_MS, on_read, query, NULL);
 }
 
-enum err tokens_read(struct bus *bus, const char *gateway, const char *id, tokens_read_fn *fn,
-                     tokens_end_fn *end, void *arg)
+enum err tokens_read(struct bus *bus, const char *gateway, const char *id,
+                     struct tokens_place *place, tokens_read_fn *fn, tokens_end_fn *end, void *arg)
 {
     struct read_query *query = calloc(1, sizeof *query);
     if (query == NULL)
         return err_set(ERR_NOMEM, "out of memory");
     query->bus = bus;
+    query->told = place;
+    query->batch = place != NULL ? PACED_BATCH : READ_BATCH;
+    if (place != NULL)
+        query->place = *place;
     query->fn = fn;
     query->end = end;
     query->arg = arg;

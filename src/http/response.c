@@ -254,6 +254,12 @@ bool http_stream_write(struct http_exchange *exchange, const void *data, size_t 
     return response_write_parts(exchange, &part, 1);
 }
 
+size_t http_stream_unsent(const struct http_exchange *exchange)
+{
+    const char *conn = (const char *)exchange - offsetof(struct connection, exchange);
+    return connection_unsent((const struct connection *)(const void *)conn);
+}
+
 void http_stream_end(struct http_exchange *exchange)
 {
     struct connection *conn = connection_of(exchange);

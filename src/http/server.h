@@ -136,6 +136,8 @@ void http_stream_begin(struct http_exchange *exchange, int status,
  * before this write. */
 bool http_stream_write(struct http_exchange *exchange, const void *data, size_t len);
 void http_stream_end(struct http_exchange *exchange);
+/* Bytes that the reader's side of the connection has not taken yet. */
+size_t http_stream_unsent(const struct http_exchange *exchange);
 /* Breaks a streamed reply off, so that its reader sees that it is not whole; on_close comes. */
 void http_stream_abort(struct http_exchange *exchange);
 /* Calls fn once, when the kernel has taken all that was written, from the loop; not when the reader

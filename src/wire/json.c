@@ -107,6 +107,102 @@ static size_t first_broken_utf8(const char *data, size_t len)
     return at;
 }
 
+/* ---- integers of more than 64 bits ---- */
+
+/* jansson refuses them, or makes reals of all integers.  So each of them is written as a real,
+ * "123…e0", and the text parsed again. */
+#define AS_REAL     "e0"
+#define AS_REAL_LEN (sizeof AS_REAL - 1)
+
+/* Bytes of the number at the beginning of a text, or of what is about as one. */
+static size_t number_len(const char *data, size_t len)
+{
+    size_t at = len > 0 && data[0] == '-' ? 1 : 0;
+    while (at < len && data[at] != '\0' && strchr(".0123456789Ee", data[at]) != NULL) {
+        bool exponent = data[at] == 'e' || data[at] == 'E';
+        at++;
+        if (exponent && at < len && (data[at] == '+' || data[at] == '-'))
+            at++;
+    }
+    return at;
+}
+
+/* Is it an integer, and too large? */
+static bool is_large_integer(const char *number, size_t len)
+{
+    bool negative = len > 0 && number[0] == '-';
+    const char *digits = number + negative,
+               *most = negative ? "9223372036854775808" : "9223372036854775807";
+    size_t count = len - negative;
+    for (size_t i = 0; i < count; i++) {
+        if (digits[i] < '0' || digits[i] > '9')
+            return false;
+    }
+    return count > strlen(most) || (count == strlen(most) && memcmp(digits, most, count) > 0);
+}
+
+/* The text with all of them written so; marks: where in it each AS_REAL begins, as size_t. */
+static enum err widen(const char *data, size_t len, struct buf *out, struct buf *marks)
+{
+    size_t from = 0, at = 0;
+    enum err err = ERR_OK;
+    while (err == ERR_OK && at < len) {
+        if (data[at] == '"') {
+            struct survey survey = {.data = data, .len = len, .at = at + 1};
+            survey_string(&survey, len);
+            at = survey.at < len ? survey.at + 1 : len;
+            continue;
+        }
+        size_t number = number_len(data + at, len - at);
+        at += number > 0 ? number : 1;
+        if (!is_large_integer(data + at - number, number))
+            continue;
+        err = buf_append(out, data + from, at - from);
+        if (err == ERR_OK)
+            err = buf_append(marks, &out->len, sizeof out->len);
+        if (err == ERR_OK)
+            err = buf_append(out, AS_REAL, AS_REAL_LEN);
+        from = at;
+    }
+    return err == ERR_OK ? buf_append(out, data + from, len - from) : err;
+}
+
+/* What jansson says of the widened text, said of the one that came. */
+static void narrow_error(json_error_t *error, const struct buf *text, const struct buf *marks)
+{
+    int shift = 0, in_line = 0;
+    for (size_t i = 0; i < marks->len / sizeof(size_t); i++) {
+        size_t mark, end = error->position > 0 ? (size_t)error->position : 0;
+        memcpy(&mark, marks->data + i * sizeof mark, sizeof mark);
+        if (mark >= end || end > text->len)
+            break;
+        shift += (int)AS_REAL_LEN;
+        if (memchr(text->data + mark, '\n', end - mark) == NULL)
+            in_line += (int)AS_REAL_LEN;
+    }
+    error->position -= shift;
+    error->column -= in_line;
+}
+
+static enum err load_widened(json_t **out, const char *data, size_t len, size_t flags,
+                             json_error_t *error)
+{
+    struct buf text, marks;
+    buf_init(&text, 2 * len + 1); /* an integer that is widened has 19 digits or more */
+    buf_init(&marks, len + sizeof(size_t));
+    enum err err = widen(data, len, &text, &marks);
+    if (err == ERR_OK) {
+        *out = json_loadb(buf_text(&text), text.len, flags, error);
+        if (*out == NULL)
+            narrow_error(error, &text, &marks);
+    }
+    buf_done(&text);
+    buf_done(&marks);
+    return err;
+}
+
+/* ---- parsing ---- */
+
 enum err json_parse_naming(json_t **out, const char *data, size_t len, char *field, size_t cap)
 {
     const size_t flags = JSON_REJECT_DUPLICATES | JSON_DECODE_ANY;
@@ -124,8 +220,9 @@ enum err json_parse_naming(json_t **out, const char *data, size_t len, char *fie
         return err_set(ERR_LIMIT, "nested deeper than %d levels", JSON_MAX_DEPTH);
     }
     value = json_loadb(data, len, flags, &error);
-    if (value == NULL && json_error_code(&error) == json_error_numeric_overflow)
-        value = json_loadb(data, len, flags | JSON_DECODE_INT_AS_REAL, &error);
+    if (value == NULL && json_error_code(&error) == json_error_numeric_overflow &&
+        load_widened(&value, data, len, flags, &error) != ERR_OK)
+        return err_set(ERR_NOMEM, "no memory for JSON of %zu bytes", len);
     if (value == NULL) {
         size_t position = error.position > 0 ? (size_t)error.position : 0;
         if (json_error_code(&error) == json_error_out_of_memory)

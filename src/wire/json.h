@@ -19,8 +19,9 @@
 #define JSON_MAX_DEPTH 64 /* nesting; jansson's own bound is 2048 stack frames */
 
 /* One JSON text (RFC 8259) → value (json_decref it).  ERR_INVALID: malformed, invalid UTF-8, NUL in
- * a string, duplicate keys; ERR_LIMIT: nested deeper than JSON_MAX_DEPTH.  When an integer does not
- * fit 64 bits, every integer of the text is given as a real. */
+ * a string, duplicate keys, a number beyond a double's range; ERR_LIMIT: nested deeper than
+ * JSON_MAX_DEPTH.  An integer that does not fit 64 bits is given as a real, the others as integers.
+ */
 MUST_USE enum err json_parse(json_t **out, const char *data, size_t len);
 
 /* The same; on failure field (cap bytes) gets the key of the outermost object that the fault lies

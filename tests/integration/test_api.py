@@ -5,6 +5,7 @@ import asyncio
 import base64
 import json
 import math
+import re
 import struct
 
 import httpx
@@ -611,6 +612,25 @@ def test_props_and_slots(service):
     assert "/" not in props["model_path"], "a path of this machine"
     slots = service.client.get("/slots").json()
     assert [s["id"] for s in slots] == [0, 1, 2, 3]
+
+
+def test_the_list_at_the_root(service):
+    """Each line of it is answered, with that method; what llama-server's clients use is there, too.
+    (That docs/API.md has the same is tests/lint/docs.py's.)"""
+    got = service.client.get("/", headers={"accept": "*/*"})
+    head, _, rest = got.text.partition("\n\n")
+    assert service.status()["model"] in head and got.headers["content-type"].startswith("text/plain")
+    listed = [line.split(None, 2) for line in rest.splitlines()]
+    assert all(len(line) == 3 for line in listed)
+    paths = {(method, path) for method, path, _ in listed}
+    assert len(paths) == len(listed) > 30
+    assert {("POST", "/tokenize"), ("POST", "/detokenize"), ("POST", "/apply-template"),
+            ("GET", "/props"), ("GET", "/slots"), ("GET", "/console/"),
+            ("DELETE", "/v1/responses/{id}")} <= paths
+    for method, path in paths:
+        answer = service.client.request(method, re.sub(r"{\w+}", "x", path))
+        assert answer.status_code != 405, (method, path)
+        assert "nothing at this path" not in answer.text, (method, path)
 
 
 def test_health(service):

@@ -1,6 +1,8 @@
 """Batches as OpenAI's client makes them: each line once, whatever dies meanwhile."""
 
+import asyncio
 import contextlib
+import json
 import os
 import signal
 
@@ -125,7 +127,7 @@ def test_lines_may_be_blank_or_unended(quick):
     ({"input_file_id": "file-" + "0" * 32}, "input_file_id"),
     ({"input_file_id": "file-*"}, "input_file_id"),
     ({"input_file_id": None}, "input_file_id"),
-    ({"metadata": {"a": 1}}, "metadata"),
+    ({"metadata": {"a": 1}}, "metadata.a"),
     ({"metadata": {str(i): "x" for i in range(17)}}, "metadata"),
 ])
 def test_what_is_wrong_is_named(quick, fields, param):
@@ -304,3 +306,55 @@ def test_a_batch_goes_on_when_the_service_comes_back(start, how):
     done = end(one, batch, 90)
     assert done.status == "completed" and done.request_counts.completed == 60
     check_chats(answers(one, done.output_file_id), range(60), 10)
+
+
+def test_files_and_batches_by_the_asynchronous_client(quick):
+    """Several people at once, at both gateways: files sent, listed page by page, read and deleted;
+    batches made, waited for, listed, one of them cancelled."""
+    async def person(client, number):
+        data = os.urandom((600 << 10) * (number % 2) + number + 1)  # of one chunk, or of two
+        sent = await client.files.create(file=(f"f{number}", data), purpose="batch")
+        assert (sent.bytes, sent.filename) == (len(data), f"f{number}")
+        assert await client.files.retrieve(sent.id) == sent
+        assert (await client.files.content(sent.id)).content == data
+        assert sent.id in [file.id async for file in client.files.list(limit=3)]
+        lines = [line(number * 100 + i) for i in range(9)]
+        if number == 0:
+            lines = [line(i, messages=[{"role": "user", "content": "x tokens=100000 delay_ms=20"}])
+                     for i in range(9)]
+        asked = await client.files.create(file=("in.jsonl", jsonl(lines)), purpose="batch")
+        batch = await client.batches.create(input_file_id=asked.id, endpoint=CHAT,
+                                            completion_window="1h", metadata={"n": str(number)})
+        if number == 0:
+            while (batch := await client.batches.retrieve(batch.id)).status == "validating":
+                await asyncio.sleep(0.05)
+            assert (await client.batches.cancel(batch.id)).status in ("cancelling", "cancelled")
+        while batch.status not in ("completed", "cancelled", "failed"):
+            await asyncio.sleep(0.05)
+            batch = await client.batches.retrieve(batch.id)
+        assert batch.status == ("cancelled" if number == 0 else "completed")
+        assert batch.metadata == {"n": str(number)}
+        listed = [b.id async for b in client.batches.list(limit=2)]
+        assert batch.id in listed and len(set(listed)) == len(listed)
+        if number > 0:
+            answers = (await client.files.content(batch.output_file_id)).text.splitlines()
+            found = {entry["custom_id"]: entry for entry in map(json.loads, answers)}
+            check_chats(found, range(number * 100, number * 100 + 9))
+        for file in (sent, asked):
+            assert (await client.files.delete(file.id)).deleted
+            with pytest.raises(openai.NotFoundError):
+                await client.files.retrieve(file.id)
+        with pytest.raises(openai.NotFoundError):
+            await client.batches.retrieve("batch_" + "0" * 32)
+
+    async def all_of_them():
+        clients = [openai.AsyncOpenAI(
+            base_url=quick.gateway_url(i) + "/v1", api_key="none", max_retries=0, timeout=60,
+            http_client=httpx.AsyncClient(trust_env=False, timeout=60)) for i in range(2)]
+        try:
+            await asyncio.gather(*(person(clients[i % 2], i) for i in range(6)))
+        finally:
+            for one in clients:
+                await one.close()
+
+    asyncio.run(all_of_them())

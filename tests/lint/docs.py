@@ -68,6 +68,35 @@ def check_protocol(root):
                 yield f"docs/PROTOCOL.md: field {key} of src/wire/{file.name} is missing"
 
 
+def documented_routes(text):
+    """(method, path) of all that the table at the top of API.md lists.  `GET`, `DELETE /a` is both of
+    /a; a path without a method has the methods of the one before; "…" stands for the last whole
+    path."""
+    table = re.search(r"^\|.*?\n\n", text, re.M | re.S)
+    for line in table[0].strip().splitlines() if table else []:
+        methods, whole, placed = [], "", False
+        for name in re.findall(r"`([^`]+)`", line.split("|")[1]):
+            method, path = re.fullmatch(r"(?:([A-Z]+) ?)?([/…]\S*)?", name).groups()
+            if method:
+                methods = [*([] if placed else methods), method]
+            placed = path is not None
+            if placed:
+                whole = path if path[0] == "/" else whole
+                full = whole if path == whole else whole + path[1:]
+                yield from ((m, full) for m in methods)
+
+
+def check_routes(root):
+    """The gateway's paths: those of its table, and those that API.md lists."""
+    code = (root / "src" / "roles" / "gateway" / "routes.c").read_text(encoding="utf-8")
+    there = set(re.findall(r'^    \{"([A-Z]+)", "(/[^"]*)", ', code, re.M))
+    listed = set(documented_routes((root / "docs" / "API.md").read_text(encoding="utf-8")))
+    for method, path in sorted(there - listed):
+        yield f"docs/API.md: the table at its top lacks {method} {path}"
+    for method, path in sorted(listed - there):
+        yield f"docs/API.md: {method} {path} is not in src/roles/gateway/routes.c"
+
+
 def faults(root):
     for path in documents(root):
         text = path.read_text(encoding="utf-8")
@@ -76,6 +105,7 @@ def faults(root):
                 yield f"{path.relative_to(root)}: {fault}"
     yield from check_pictures(root)
     yield from check_protocol(root)
+    yield from check_routes(root)
 
 
 def main():

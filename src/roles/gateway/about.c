@@ -19,6 +19,7 @@
 #define JSON_TYPE     "application/json"
 #define STATUS_BYTES  ((size_t)16 << 20)
 #define METRICS_BYTES ((size_t)4 << 20)
+#define ROUTES_BYTES  ((size_t)16 << 10)
 #define TARGETS_BYTES ((size_t)16 << 20)
 
 static void reply_text(struct http_exchange *exchange, int status, const char *type,
@@ -322,23 +323,15 @@ void about_root(struct gateway *gateway, struct http_exchange *exchange,
 {
     (void)caller;
     static const struct http_header vary = {"Vary", "Accept, Accept-Encoding"};
-    char text[1024];
+    struct buf text;
     if (console_wanted(request) && console_reply(exchange, request, ""))
         return;
-    snprintf(text, sizeof text,
-             "wyvern " WYVERN_VERSION ", serving %s; a browser sees the console here\n\n"
-             "POST /v1/chat/completions   chat, as any OpenAI client does\n"
-             "POST /v1/responses          replies that survive: background, resume, cancel\n"
-             "POST /v1/completions        a text goes on\n"
-             "POST /v1/embeddings         texts as vectors\n"
-             "GET  /v1/models             what is served\n"
-             "     /v1/files, /v1/batches many prompts at once\n"
-             "GET  /wyvern/status         nodes, workers, queue\n"
-             "GET  /health, /ready        is it alive; can it take a prompt\n"
-             "GET  /metrics               for Prometheus\n"
-             "GET  /sd                    what Prometheus may scrape\n",
-             gateway->join.model);
-    http_reply(exchange, 200, &vary, 1, "text/plain; charset=utf-8", text, strlen(text));
+    buf_init(&text, ROUTES_BYTES);
+    if (buf_printf(&text, "wyvern " WYVERN_VERSION ", serving %s\n\n", gateway->join.model) ==
+        ERR_OK)
+        gateway_write_routes(&text);
+    http_reply(exchange, 200, &vary, 1, "text/plain; charset=utf-8", buf_text(&text), text.len);
+    buf_done(&text);
 }
 
 void about_console(struct gateway *gateway, struct http_exchange *exchange,

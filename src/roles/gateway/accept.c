@@ -20,13 +20,13 @@
 #include "config/digest.h"
 #include "roles/gateway/find.h"
 #include "roles/gateway/session.h"
+#include "roles/gateway/visit.h"
 #include "wire/json.h"
 
 #define IDEMPOTENCY_KEY_MAX 255 /* bytes */
 
-struct acceptance { /* while the broker is asked, or while it is made */
-    struct gateway *gateway;
-    struct http_exchange *exchange; /* NULL: its reader left, or it is a follower's */
+struct acceptance {    /* while the broker is asked, or while it is made */
+    struct visit base; /* without an exchange: its reader left, or it is a follower's */
     struct asked *asked;
     outlet_done_fn *done; /* a follower's */
     void *done_arg;
@@ -34,36 +34,20 @@ struct acceptance { /* while the broker is asked, or while it is made */
     char object[DIGEST_SIZE + 8]; /* "idem.…"; "": no Idempotency-Key */
     char body[DIGEST_SIZE];       /* digest of what was asked */
     bool again;                   /* the id may be known already */
-    bool waiting;                 /* not freed by the call that made it */
 };
 
-static void acceptance_free(struct acceptance *acceptance)
+static void on_done(struct visit *base)
 {
-    asked_drop(acceptance->asked);
-    free(acceptance);
-}
-
-static void on_left(void *arg, bool complete)
-{
-    struct acceptance *acceptance = arg;
-    (void)complete;
-    acceptance->exchange = NULL;
-    if (!acceptance->waiting)
-        acceptance_free(acceptance);
+    asked_drop(((struct acceptance *)base)->asked);
 }
 
 /* Ends it with an error. */
 static void refuse(struct acceptance *acceptance, const struct api_error *error, const char *why)
 {
-    struct http_exchange *exchange = acceptance->exchange;
-    figures_refused(acceptance->gateway->figures, why);
+    figures_refused(acceptance->base.gateway->figures, why);
     if (acceptance->done != NULL)
         acceptance->done(acceptance->done_arg, NULL, error);
-    acceptance->waiting = false;
-    if (exchange != NULL)
-        gateway_reply_error(exchange, error, acceptance->id, &acceptance->asked->trace);
-    else
-        acceptance_free(acceptance);
+    visit_refuse(&acceptance->base, error);
 }
 
 static void refuse_now(struct acceptance *acceptance)
@@ -98,7 +82,7 @@ static void begin(struct acceptance *acceptance)
     size_t texts = json_array_size(request->texts);
     unsigned count = (unsigned)(texts > 0 ? texts : 1) * request->n;
     const struct outlet_spec spec = {
-        .exchange = acceptance->exchange,
+        .exchange = acceptance->base.exchange,
         .count = count,
         .stream = request->stream,
         .include_usage = request->include_usage,
@@ -108,10 +92,8 @@ static void begin(struct acceptance *acceptance)
         .request = request,
     };
     struct outlet *outlet = NULL;
-    if (acceptance->exchange == NULL && acceptance->done == NULL) {
-        acceptance_free(acceptance); /* its reader left, and never heard of it */
-        return;
-    }
+    if (acceptance->base.exchange == NULL && acceptance->done == NULL)
+        return; /* its reader left, and never heard of it */
     enum err err = outlet_new(&outlet, &spec);
     if (err != ERR_OK) {
         refuse_now(acceptance);
@@ -119,20 +101,21 @@ static void begin(struct acceptance *acceptance)
     }
     if (acceptance->done != NULL)
         outlet_follow(outlet, acceptance->done, acceptance->done_arg);
-    if (acceptance->exchange != NULL)
-        http_request_drop_body(acceptance->exchange); /* many may wait for long */
+    if (acceptance->base.exchange != NULL)
+        http_request_drop_body(acceptance->base.exchange); /* many may wait for long */
+    visit_give(&acceptance->base);
     outlet_hold(outlet);
     for (unsigned i = 0; err == ERR_OK && i < count; i++) {
         char id[ID_SIZE];
         const json_t *text = texts > 0 ? json_array_get(request->texts, i / request->n) : NULL;
         err = id_of_text(id, acceptance->id, i);
         if (err == ERR_OK)
-            err = session_begin(acceptance->gateway, asked, outlet, i, id, text, acceptance->again);
+            err = session_begin(acceptance->base.gateway, asked, outlet, i, id, text,
+                                acceptance->again);
     }
     if (err != ERR_OK)
         outlet_fail(outlet, 503, "unavailable", "out of memory; try again");
     outlet_release(outlet);
-    acceptance_free(acceptance);
 }
 
 /* ---- Idempotency-Key ---- */
@@ -145,6 +128,7 @@ static void on_used_before(void *arg, enum err err, const char *name, uint64_t s
     json_t *root = NULL;
     (void)name;
     (void)sequence;
+    visit_back(&acceptance->base);
     if (err == ERR_OK)
         err = json_parse(&root, data, len);
     const char *id = json_text(root, "id", "");
@@ -161,6 +145,7 @@ static void on_used_before(void *arg, enum err err, const char *name, uint64_t s
         begin(acceptance);
     }
     json_decref(root);
+    visit_settle(&acceptance->base);
 }
 
 static void on_key_put(void *arg, enum err err, uint64_t sequence)
@@ -168,21 +153,25 @@ static void on_key_put(void *arg, enum err err, uint64_t sequence)
     struct acceptance *acceptance = arg;
     struct api_error error;
     (void)sequence;
+    visit_back(&acceptance->base);
     if (err == ERR_OK) {
         begin(acceptance);
     } else if (err == ERR_FULL) {
         api_error_set(&error, 503, "storage_full", NULL,
                       "the broker's disk space is nearly used up; try again later");
         refuse(acceptance, &error, "storage_full");
-    } else if (err != ERR_EXISTS || objects_get(acceptance->gateway->bus, acceptance->object,
-                                                on_used_before, acceptance) != ERR_OK) {
+    } else if (err == ERR_EXISTS && objects_get(acceptance->base.gateway->bus, acceptance->object,
+                                                on_used_before, acceptance) == ERR_OK) {
+        visit_waits(&acceptance->base);
+    } else {
         refuse_now(acceptance);
     }
+    visit_settle(&acceptance->base);
 }
 
 static void put_key(struct acceptance *acceptance)
 {
-    const struct gateway *gateway = acceptance->gateway;
+    const struct gateway *gateway = acceptance->base.gateway;
     const uint64_t none_yet = 0;
     struct buf text;
     struct json_out out;
@@ -199,7 +188,9 @@ static void put_key(struct acceptance *acceptance)
                           (unsigned)gateway->settings->keep_hours * 3600, text.data, text.len,
                           on_key_put, acceptance);
     buf_done(&text);
-    if (err != ERR_OK)
+    if (err == ERR_OK)
+        visit_waits(&acceptance->base);
+    else
         refuse_now(acceptance);
 }
 
@@ -235,8 +226,7 @@ static enum err read_key(struct acceptance *acceptance, const struct http_reques
 
 static void go_on(struct acceptance *acceptance)
 {
-    acceptance->waiting = acceptance->object[0] != '\0';
-    if (acceptance->waiting)
+    if (acceptance->object[0] != '\0')
         put_key(acceptance);
     else
         begin(acceptance);
@@ -247,16 +237,15 @@ static void on_previous(void *arg, enum err err, const struct found *found)
     struct acceptance *acceptance = arg;
     struct asked *asked = acceptance->asked;
     struct api_error error;
-    if (err != ERR_OK) {
-        refuse_now(acceptance);
-        return;
-    }
-    const struct reply *record = found->record;
-    const char *owner = record != NULL          ? record->owner
-                        : found->prompt != NULL ? found->prompt->owner
-                                                : NULL;
-    if (owner == NULL || strcmp(owner, asked->owner) != 0 ||
-        (record != NULL && (record->deleted || record->text == NULL || record->request == NULL)))
+    const struct reply *record = err == ERR_OK ? found->record : NULL;
+    const struct prompt *prompt = err == ERR_OK ? found->prompt : NULL;
+    const char *owner = record != NULL ? record->owner : prompt != NULL ? prompt->owner : NULL;
+    visit_back(&acceptance->base);
+    if (err != ERR_OK)
+        err = ERR_UNAVAILABLE;
+    else if (owner == NULL || strcmp(owner, asked->owner) != 0 ||
+             (record != NULL &&
+              (record->deleted || record->text == NULL || record->request == NULL)))
         err = api_error_set(&error, 400, "previous_response_not_found", "previous_response_id",
                             "Previous response with id 'resp_%s' not found.",
                             asked->request.previous);
@@ -266,7 +255,7 @@ static void on_previous(void *arg, enum err err, const struct found *found)
                             asked->request.previous);
     else
         err = response_follow(&asked->request, record, &error);
-    if (err == ERR_NOMEM)
+    if (err == ERR_NOMEM || err == ERR_UNAVAILABLE)
         refuse_now(acceptance);
     else if (err != ERR_OK)
         refuse(acceptance, &error, "invalid");
@@ -274,13 +263,15 @@ static void on_previous(void *arg, enum err err, const struct found *found)
         asked->borrowed = json_incref(record->root); /* its texts are in the prompt now */
         go_on(acceptance);
     }
+    visit_settle(&acceptance->base);
 }
 
 static void find_previous(struct acceptance *acceptance)
 {
-    acceptance->waiting = true;
-    if (find_reply(acceptance->gateway->bus, acceptance->asked->request.previous, on_previous,
-                   acceptance) != ERR_OK)
+    if (find_reply(acceptance->base.gateway->bus, acceptance->asked->request.previous, on_previous,
+                   acceptance) == ERR_OK)
+        visit_waits(&acceptance->base);
+    else
         refuse_now(acceptance);
 }
 
@@ -356,10 +347,12 @@ static void name_prompter(struct asked *asked, const struct gateway *gateway,
                  gateway->presence.boot, (unsigned long long)connection);
 }
 
-/* Takes the request; NULL: no memory. */
-static struct acceptance *acceptance_new(struct gateway *gateway, struct api_request *request,
-                                         const struct trace *trace, double now)
+/* Takes the request; NULL: no memory.  exchange: NULL for a follower. */
+static struct acceptance *acceptance_new(struct gateway *gateway, struct http_exchange *exchange,
+                                         struct api_request *request, const struct trace *trace,
+                                         double now)
 {
+    static const struct visit_kind kind = {.done = on_done};
     struct acceptance *acceptance = calloc(1, sizeof *acceptance);
     struct asked *asked = asked_new(request, trace, now);
     if (acceptance == NULL || asked == NULL) {
@@ -367,7 +360,9 @@ static struct acceptance *acceptance_new(struct gateway *gateway, struct api_req
         asked_drop(asked);
         return NULL;
     }
-    acceptance->gateway = gateway;
+    visit_init(&acceptance->base, &kind, gateway, exchange, NULL);
+    acceptance->base.request_id = acceptance->id;
+    acceptance->base.trace = &asked->trace;
     acceptance->asked = asked;
     id_random(acceptance->id, ID_LEN);
     asked->detached = asked->request.store || asked->request.background;
@@ -399,27 +394,21 @@ void accept_post(struct gateway *gateway, struct http_exchange *exchange,
         gateway_reply_error(exchange, &error, NULL, &trace);
         return;
     }
-    struct acceptance *acceptance = acceptance_new(gateway, &parsed, &trace, now);
+    struct acceptance *acceptance = acceptance_new(gateway, exchange, &parsed, &trace, now);
     if (acceptance == NULL) {
         api_error_set(&error, 503, "unavailable", NULL, "out of memory; try again");
         gateway_reply_error(exchange, &error, NULL, &trace);
         return;
     }
-    acceptance->exchange = exchange;
     name_prompter(acceptance->asked, gateway, caller, request->connection);
     err = read_key(acceptance, request, &error);
-    if (err != ERR_OK) {
-        acceptance->exchange = NULL; /* answered here */
-        gateway_reply_error(exchange, &error, acceptance->id, &trace);
-        acceptance_free(acceptance);
-        return;
-    }
-    http_on_close(exchange, on_left, acceptance);
-    if (acceptance->asked->request.previous != NULL) {
+    if (err != ERR_OK)
+        visit_refuse(&acceptance->base, &error);
+    else if (acceptance->asked->request.previous != NULL)
         find_previous(acceptance);
-    } else {
+    else
         go_on(acceptance);
-    }
+    visit_settle(&acceptance->base);
 }
 
 void accept_follow(struct gateway *gateway, struct api_request *request,
@@ -440,7 +429,7 @@ void accept_follow(struct gateway *gateway, struct api_request *request,
         done(arg, NULL, &error);
         return;
     }
-    struct acceptance *acceptance = acceptance_new(gateway, request, &trace, clock_wall());
+    struct acceptance *acceptance = acceptance_new(gateway, NULL, request, &trace, clock_wall());
     if (acceptance == NULL) {
         api_error_set(&error, 503, "unavailable", NULL, "out of memory; try again");
         done(arg, NULL, &error);
@@ -460,4 +449,5 @@ void accept_follow(struct gateway *gateway, struct api_request *request,
         find_previous(acceptance);
     else
         go_on(acceptance);
+    visit_settle(&acceptance->base);
 }

@@ -1,5 +1,5 @@
 /*
- * A visit is one request about batches.
+ * Requests about batches, each a visit (visit.h).
  *
  *   POST    the input file's meta is read, the mark is put, then the state: the batch exists, and
  *           this gateway moves it
@@ -20,6 +20,7 @@
 #include "bus/objects.h"
 #include "roles/gateway/batch_run.h"
 #include "roles/gateway/files.h"
+#include "roles/gateway/visit.h"
 
 #define SCAN_MS      2000
 #define SETTLE_MS    (PRESENCE_GONE_MS + 1000) /* until everybody who is there was heard */
@@ -192,12 +193,9 @@ void batches_reconnected(struct batches *batches)
 
 /* ---- a visit's life ---- */
 
-struct visit {
-    struct gateway *gateway;
-    struct http_exchange *exchange; /* NULL once the reader left */
-    unsigned pending;
+struct batch_visit {
+    struct visit base;
     char id[ID_SIZE];
-    char owner[OWNER_LEN + 1];
     struct batch batch;
     bool cancels;
     unsigned tries;
@@ -207,91 +205,31 @@ struct visit {
     size_t count, cap;
 };
 
-static void visit_try_free(struct visit *visit)
+static void on_done(struct visit *base)
 {
-    if (visit->exchange != NULL || visit->pending > 0)
-        return;
+    struct batch_visit *visit = (struct batch_visit *)base;
     for (size_t i = 0; i < visit->count; i++)
         batch_done(&visit->batches[i]);
     free(visit->batches);
     batch_done(&visit->batch);
-    free(visit);
 }
 
-static void on_left(void *arg, bool complete)
+static struct batch_visit *begin(struct gateway *gateway, struct http_exchange *exchange,
+                                 const struct key *caller)
 {
-    struct visit *visit = arg;
-    (void)complete;
-    visit->exchange = NULL;
-    visit_try_free(visit);
+    static const struct visit_kind kind = {.missing = "there is no such batch", .done = on_done};
+    return visit_new(sizeof(struct batch_visit), &kind, gateway, exchange, caller);
 }
 
-static struct visit *visit_new(struct gateway *gateway, struct http_exchange *exchange,
-                               const struct key *caller)
-{
-    struct visit *visit = calloc(1, sizeof *visit);
-    struct api_error error;
-    if (visit == NULL) {
-        api_error_set(&error, 503, "unavailable", NULL, "out of memory; try again");
-        gateway_reply_error(exchange, &error, NULL, NULL);
-        return NULL;
-    }
-    visit->gateway = gateway;
-    visit->exchange = exchange;
-    snprintf(visit->owner, sizeof visit->owner, "%s", caller->id);
-    http_on_close(exchange, on_left, visit);
-    return visit;
-}
-
-static void visit_fail(struct visit *visit, int status, const char *code, const char *param,
-                       const char *text)
-{
-    struct api_error error;
-    api_error_set(&error, status, code, param, "%s", text);
-    if (visit->exchange != NULL)
-        gateway_reply_error(visit->exchange, &error, NULL, NULL);
-}
-
-static void visit_fail_as(struct visit *visit, enum err err)
-{
-    if (err == ERR_NOT_FOUND)
-        visit_fail(visit, 404, "not_found", NULL, "there is no such batch");
-    else if (err == ERR_FULL)
-        visit_fail(visit, 503, "storage_full", NULL,
-                   "the broker's disk space is nearly used up; try again later");
-    else
-        visit_fail(visit, 503, "unavailable", NULL,
-                   "the broker can't be asked; try again in a moment");
-}
-
-static void visit_answer(struct visit *visit, enum err err, const struct buf *json)
-{
-    if (visit->exchange == NULL)
-        return;
-    if (err == ERR_OK)
-        gateway_reply_json(visit->exchange, json);
-    else
-        visit_fail(visit, 500, "server_error", NULL, "the reply can't be written");
-}
-
-static void answer_batch(struct visit *visit)
+static void answer_batch(struct batch_visit *visit)
 {
     struct buf json;
     buf_init(&json, STATE_BYTES);
-    visit_answer(visit, batch_write(&visit->batch, &json), &json);
+    visit_answer(&visit->base, batch_write(&visit->batch, &json), &json);
     buf_done(&json);
 }
 
-/* A call to the broker was made, or failed at once. */
-static void visit_waits(struct visit *visit, enum err err)
-{
-    if (err == ERR_OK)
-        visit->pending++;
-    else
-        visit_fail_as(visit, ERR_UNAVAILABLE);
-}
-
-static enum err put_state(struct visit *visit, const uint64_t *expect, bus_done_fn *fn)
+static enum err put_state(struct batch_visit *visit, const uint64_t *expect, bus_done_fn *fn)
 {
     char name[BATCH_OBJECT_SIZE];
     struct buf text;
@@ -299,7 +237,8 @@ static enum err put_state(struct visit *visit, const uint64_t *expect, bus_done_
     buf_init(&text, STATE_BYTES);
     enum err err = batch_encode(&visit->batch, &text);
     if (err == ERR_OK)
-        err = objects_put(visit->gateway->bus, name, expect, 0, text.data, text.len, fn, visit);
+        err =
+            objects_put(visit->base.gateway->bus, name, expect, 0, text.data, text.len, fn, visit);
     buf_done(&text);
     return err;
 }
@@ -308,60 +247,60 @@ static enum err put_state(struct visit *visit, const uint64_t *expect, bus_done_
 
 static void on_created(void *arg, enum err err, uint64_t sequence)
 {
-    struct visit *visit = arg;
-    visit->pending--;
+    struct batch_visit *visit = arg;
+    visit_back(&visit->base);
     if (err != ERR_OK) {
-        visit_fail_as(visit, err);
+        visit_fail_as(&visit->base, err);
     } else {
         answer_batch(visit);
         struct batch batch = visit->batch;
         visit->batch = (struct batch){.metadata = NULL};
-        if (batch_runs_begin(&visit->gateway->batches->runs, &batch, sequence) != ERR_OK)
+        if (batch_runs_begin(&visit->base.gateway->batches->runs, &batch, sequence) != ERR_OK)
             log_error("batch.not_begun why=\"%s\"", err_text()); /* the next scan finds it */
     }
-    visit_try_free(visit);
+    visit_settle(&visit->base);
 }
 
 static void on_marked(void *arg, enum err err, uint64_t sequence)
 {
-    struct visit *visit = arg;
+    struct batch_visit *visit = arg;
     const uint64_t none_yet = 0;
     (void)sequence;
-    visit->pending--;
+    visit_back(&visit->base);
     if (err == ERR_OK)
-        visit_waits(visit, put_state(visit, &none_yet, on_created));
+        visit_asked(&visit->base, put_state(visit, &none_yet, on_created));
     else
-        visit_fail_as(visit, err);
-    visit_try_free(visit);
+        visit_fail_as(&visit->base, err);
+    visit_settle(&visit->base);
 }
 
 static void on_input(void *arg, enum err err, const char *name, uint64_t sequence, const char *data,
                      size_t len)
 {
-    struct visit *visit = arg;
+    struct batch_visit *visit = arg;
     const struct batch *batch = &visit->batch;
     struct file_meta meta;
     char mark[BATCH_OBJECT_SIZE];
     (void)name;
     (void)sequence;
-    visit->pending--;
+    visit_back(&visit->base);
     if (err == ERR_OK)
         err = file_meta_decode(&meta, data, len);
-    if (err == ERR_NOT_FOUND || (err == ERR_OK && strcmp(meta.owner, visit->owner) != 0)) {
-        visit_fail(visit, 400, "invalid_value", "input_file_id", "There is no such file.");
+    if (err == ERR_NOT_FOUND || (err == ERR_OK && strcmp(meta.owner, visit->base.owner) != 0)) {
+        visit_fail(&visit->base, 400, "invalid_value", "input_file_id", "There is no such file.");
     } else if (err != ERR_OK) {
-        visit_fail_as(visit, ERR_UNAVAILABLE);
+        visit_fail_as(&visit->base, ERR_UNAVAILABLE);
     } else if (strcmp(meta.purpose, FILE_PURPOSE) != 0) {
-        visit_fail(visit, 400, "invalid_value", "input_file_id",
+        visit_fail(&visit->base, 400, "invalid_value", "input_file_id",
                    "The file was not sent for 'purpose': 'batch'.");
     } else {
         unsigned keep_s =
             (unsigned)(batch->expires_at - batch->at[BATCH_VALIDATING]) + MARK_SPARE_S;
         batch_mark_name(mark, batch->id);
-        visit_waits(visit,
-                    objects_put(visit->gateway->bus, mark, NULL, keep_s, "", 0, on_marked, visit));
+        visit_asked(&visit->base, objects_put(visit->base.gateway->bus, mark, NULL, keep_s, "", 0,
+                                              on_marked, visit));
     }
-    visit_try_free(visit);
+    visit_settle(&visit->base);
 }
 
 static enum err check_service(const struct gateway *gateway, struct api_error *error)
@@ -383,7 +322,7 @@ void batches_post(struct gateway *gateway, struct http_exchange *exchange,
 {
     struct api_error error;
     char name[FILE_OBJECT_SIZE];
-    struct visit *visit = visit_new(gateway, exchange, caller);
+    struct batch_visit *visit = begin(gateway, exchange, caller);
     if (visit == NULL)
         return;
     struct batch *batch = &visit->batch;
@@ -399,14 +338,14 @@ void batches_post(struct gateway *gateway, struct http_exchange *exchange,
     id_random(batch->id, ID_LEN);
     id_random(batch->output, ID_LEN);
     id_random(batch->errors, ID_LEN);
-    memcpy(batch->owner, visit->owner, sizeof batch->owner);
+    memcpy(batch->owner, visit->base.owner, sizeof batch->owner);
     memcpy(batch->gateway, gateway->presence.boot, sizeof batch->gateway);
     if (caller->name[0] != '\0')
         snprintf(batch->prompter, sizeof batch->prompter, "%s", caller->name);
     else
         snprintf(batch->prompter, sizeof batch->prompter, "batch_%.*s", ID_LEN, batch->id);
     file_meta_name(name, batch->input);
-    visit_waits(visit, objects_get(gateway->bus, name, on_input, visit));
+    visit_asked(&visit->base, objects_get(gateway->bus, name, on_input, visit));
 }
 
 /* ---- one batch ---- */
@@ -414,30 +353,30 @@ void batches_post(struct gateway *gateway, struct http_exchange *exchange,
 static void on_state(void *arg, enum err err, const char *name, uint64_t sequence, const char *data,
                      size_t len);
 
-static void read_state(struct visit *visit)
+static void read_state(struct batch_visit *visit)
 {
     char name[BATCH_OBJECT_SIZE];
     batch_object_name(name, visit->id);
-    visit_waits(visit, objects_get(visit->gateway->bus, name, on_state, visit));
+    visit_asked(&visit->base, objects_get(visit->base.gateway->bus, name, on_state, visit));
 }
 
 static void on_cancelling(void *arg, enum err err, uint64_t sequence)
 {
-    struct visit *visit = arg;
+    struct batch_visit *visit = arg;
     (void)sequence;
-    visit->pending--;
+    visit_back(&visit->base);
     if (err == ERR_OK) {
-        batch_runs_look(&visit->gateway->batches->runs, visit->id);
+        batch_runs_look(&visit->base.gateway->batches->runs, visit->id);
         answer_batch(visit);
     } else if (err == ERR_EXISTS && visit->tries++ < TRIES_MAX) {
         read_state(visit); /* it went on meanwhile */
     } else {
-        visit_fail_as(visit, err == ERR_FULL ? ERR_FULL : ERR_UNAVAILABLE);
+        visit_fail_as(&visit->base, err == ERR_FULL ? ERR_FULL : ERR_UNAVAILABLE);
     }
-    visit_try_free(visit);
+    visit_settle(&visit->base);
 }
 
-static void cancel(struct visit *visit, uint64_t sequence)
+static void cancel(struct batch_visit *visit, uint64_t sequence)
 {
     char text[96];
     enum batch_status status = visit->batch.status;
@@ -446,37 +385,37 @@ static void cancel(struct visit *visit, uint64_t sequence)
     } else if (!batch_move(&visit->batch, BATCH_CANCELLING, clock_wall())) {
         snprintf(text, sizeof text, "A batch that is %s can't be cancelled.",
                  batch_status_name(status));
-        visit_fail(visit, 409, "invalid_state", NULL, text);
+        visit_fail(&visit->base, 409, "invalid_state", NULL, text);
     } else {
-        visit_waits(visit, put_state(visit, &sequence, on_cancelling));
+        visit_asked(&visit->base, put_state(visit, &sequence, on_cancelling));
     }
 }
 
 static void on_state(void *arg, enum err err, const char *name, uint64_t sequence, const char *data,
                      size_t len)
 {
-    struct visit *visit = arg;
+    struct batch_visit *visit = arg;
     (void)name;
-    visit->pending--;
+    visit_back(&visit->base);
     batch_done(&visit->batch);
     if (err == ERR_OK)
         err = batch_decode(&visit->batch, data, len);
-    if (err == ERR_OK && strcmp(visit->batch.owner, visit->owner) != 0)
+    if (err == ERR_OK && strcmp(visit->batch.owner, visit->base.owner) != 0)
         err = ERR_NOT_FOUND;
     if (err != ERR_OK)
-        visit_fail_as(visit, err);
+        visit_fail_as(&visit->base, err);
     else if (visit->cancels)
         cancel(visit, sequence);
     else
         answer_batch(visit);
-    visit_try_free(visit);
+    visit_settle(&visit->base);
 }
 
 static void find(struct gateway *gateway, struct http_exchange *exchange,
                  const struct http_request *request, const struct key *caller, bool cancels)
 {
     char public_id[BATCH_PUBLIC_SIZE + 8];
-    struct visit *visit = visit_new(gateway, exchange, caller);
+    struct batch_visit *visit = begin(gateway, exchange, caller);
     if (visit == NULL)
         return;
     visit->cancels = cancels;
@@ -485,7 +424,7 @@ static void find(struct gateway *gateway, struct http_exchange *exchange,
         batch_id_parse(visit->id, public_id))
         read_state(visit);
     else
-        visit_fail_as(visit, ERR_NOT_FOUND);
+        visit_fail_as(&visit->base, ERR_NOT_FOUND);
 }
 
 void batches_get(struct gateway *gateway, struct http_exchange *exchange,
@@ -503,12 +442,12 @@ void batches_cancel(struct gateway *gateway, struct http_exchange *exchange,
 /* ---- all batches ---- */
 
 /* A state that was put again while the list was read comes twice: the later one counts. */
-static void list_add(struct visit *visit, const char *data, size_t len)
+static void list_add(struct batch_visit *visit, const char *data, size_t len)
 {
     struct batch batch;
     if (batch_decode(&batch, data, len) != ERR_OK)
         return;
-    if (strcmp(batch.owner, visit->owner) != 0 || visit->count == LIST_KNOWN) {
+    if (strcmp(batch.owner, visit->base.owner) != 0 || visit->count == LIST_KNOWN) {
         batch_done(&batch);
         return;
     }
@@ -533,7 +472,7 @@ static int by_age(const void *a, const void *b)
     return difference < 0 ? -1 : difference > 0 ? 1 : strcmp(left->id, right->id);
 }
 
-static void list_sort(struct visit *visit)
+static void list_sort(struct batch_visit *visit)
 {
     size_t kept = 0;
     if (visit->count > 0)
@@ -546,7 +485,7 @@ static void list_sort(struct visit *visit)
     visit->count = kept;
 }
 
-static void list_answer(struct visit *visit)
+static void list_answer(struct batch_visit *visit)
 {
     const struct batch *shown[LIST_MOST];
     struct buf json;
@@ -564,29 +503,30 @@ static void list_answer(struct visit *visit)
     for (size_t i = 0; i < count; i++)
         shown[i] = &visit->batches[first - i];
     buf_init(&json, LIST_BYTES);
-    visit_answer(visit, batch_list_write(shown, count, more, &json), &json);
+    visit_answer(&visit->base, batch_list_write(shown, count, more, &json), &json);
     buf_done(&json);
 }
 
 static void on_listed(void *arg, enum err err, const char *name, uint64_t sequence,
                       const char *data, size_t len)
 {
-    struct visit *visit = arg;
+    struct batch_visit *visit = arg;
     if (name != NULL) {
         list_add(visit, data, len);
         return;
     }
-    if (err == ERR_OK && sequence > 0 && visit->exchange != NULL) {
-        err = objects_list(visit->gateway->bus, "batch.*", sequence, LIST_PAGE, on_listed, visit);
+    if (err == ERR_OK && sequence > 0 && visit->base.exchange != NULL) {
+        err = objects_list(visit->base.gateway->bus, "batch.*", sequence, LIST_PAGE, on_listed,
+                           visit);
         if (err == ERR_OK)
             return;
     }
-    visit->pending--;
+    visit_back(&visit->base);
     if (err != ERR_OK)
-        visit_fail_as(visit, ERR_UNAVAILABLE);
-    else if (visit->exchange != NULL)
+        visit_fail_as(&visit->base, ERR_UNAVAILABLE);
+    else if (visit->base.exchange != NULL)
         list_answer(visit);
-    visit_try_free(visit);
+    visit_settle(&visit->base);
 }
 
 void batches_list(struct gateway *gateway, struct http_exchange *exchange,
@@ -594,7 +534,7 @@ void batches_list(struct gateway *gateway, struct http_exchange *exchange,
 {
     char limit[24], after[128];
     struct api_error error;
-    struct visit *visit = visit_new(gateway, exchange, caller);
+    struct batch_visit *visit = begin(gateway, exchange, caller);
     if (visit == NULL)
         return;
     bool limited = gateway_query(request, "limit", limit, sizeof limit);
@@ -604,5 +544,6 @@ void batches_list(struct gateway *gateway, struct http_exchange *exchange,
         gateway_reply_error(exchange, &error, NULL, NULL);
         return;
     }
-    visit_waits(visit, objects_list(gateway->bus, "batch.*", 0, LIST_PAGE, on_listed, visit));
+    visit_asked(&visit->base,
+                objects_list(gateway->bus, "batch.*", 0, LIST_PAGE, on_listed, visit));
 }

@@ -15,7 +15,8 @@
 #define FNV_PRIME       UINT64_C(1099511628211)
 #define HEADERS_LATE_MS 10000 /* a stream without a first piece begins anyway after this */
 #define COMMENT_MS      15000 /* a silent stream's sign of life */
-#define REST_PIECES     500   /* of a record, written at a time: some 100 KB of events */
+#define UNSENT_MAX      ((size_t)128 << 10) /* of a stream; with more nothing is added */
+#define REST_PIECES     500 /* of a record, written in one turn: some 100 KB of events */
 
 struct outlet {
     struct http_exchange *exchange; /* NULL: a follower's, or it closed */
@@ -24,16 +25,19 @@ struct outlet {
     struct api_request shape; /* scalars only */
     struct trace trace;
     char request_id[ID_SIZE];
-    int64_t after, wrote_ns;
+    int64_t after; /* number of the last event that needs not be written (again) */
+    int64_t wrote_ns;
     bool stream, include_usage;
-    bool begun; /* response headers are out */
-    bool over;  /* answered, or nobody reads */
+    bool begun;   /* response headers are out */
+    bool over;    /* answered, or nobody reads */
+    bool held;    /* an event was not written, for want of room */
+    bool hurries; /* what is written now can't be written again: room or not */
     unsigned count, joined, finished;
     struct { /* one for each delivery */
         struct delivery *delivery;
-        struct render render; /* as it stood when it ended */
+        /* Once it has ended: its record, and the delivery as it stood then, ours from there on */
         struct reply record;
-        json_t *request, *echo; /* owned: the delivery's, which may go before the others end */
+        struct delivery rest;
     } choices[];
 };
 
@@ -45,8 +49,8 @@ static void outlet_try_free(struct outlet *outlet)
         return;
     for (unsigned i = 0; i < outlet->count; i++) {
         reply_done(&outlet->choices[i].record);
-        json_decref(outlet->choices[i].request);
-        json_decref(outlet->choices[i].echo);
+        json_decref(outlet->choices[i].rest.request);
+        json_decref(outlet->choices[i].rest.echo);
     }
     free(outlet);
 }
@@ -113,6 +117,7 @@ void outlet_leave(struct delivery *delivery)
             outlet->choices[i].delivery = NULL;
     }
     delivery->outlet = NULL;
+    delivery->waits = false;
     outlet->joined--;
     outlet_try_free(outlet);
 }
@@ -125,11 +130,6 @@ bool outlet_is_streamed(const struct outlet *outlet)
 bool outlet_is_followed(const struct outlet *outlet)
 {
     return outlet->done != NULL;
-}
-
-void outlet_on_drained(struct outlet *outlet, http_drained_fn *fn, void *arg)
-{
-    http_on_drained(outlet->exchange, fn, arg);
 }
 
 const char *outlet_request_id(const struct outlet *outlet)
@@ -157,11 +157,24 @@ static void outlet_begin(struct outlet *outlet)
     sse_begin(outlet->exchange, headers, reply_headers(outlet, headers, parent));
 }
 
+static bool is_full(const struct outlet *outlet)
+{
+    return outlet->exchange != NULL && outlet->begun &&
+           http_stream_unsent(outlet->exchange) > UNSENT_MAX;
+}
+
+/* Events with numbers wait for room: they are made again, and those that are out are left out.
+ * (The others' makers ask is_full before, and make one that may be large.) */
 static void on_event(void *arg, const char *event, int64_t sequence, const struct buf *json)
 {
     struct outlet *outlet = arg;
     if (sequence >= 0 && sequence <= outlet->after)
         return;
+    outlet->held |= sequence >= 0 && !outlet->hurries && is_full(outlet);
+    if (outlet->held && !outlet->hurries)
+        return;
+    if (sequence >= 0)
+        outlet->after = sequence;
     outlet_begin(outlet);
     outlet->wrote_ns = clock_mono_ns();
     /* False means that the reader left: the exchange's close tells. */
@@ -211,7 +224,7 @@ static void answer_whole(struct outlet *outlet)
     assert(outlet->count <= API_TEXTS_MAX);
     for (unsigned i = 0; i < outlet->count; i++) {
         records[i] = &outlet->choices[i].record;
-        renders[i] = outlet->choices[i].render;
+        renders[i] = outlet->choices[i].rest.render;
     }
     buf_init(&json, WHOLE_BYTES_MAX);
     enum err err = outlet->shape.kind == API_RESPONSE
@@ -232,7 +245,7 @@ static void close_stream(struct outlet *outlet)
     for (unsigned i = 0; i < outlet->count; i++)
         records[i] = &outlet->choices[i].record;
     if (outlet->include_usage && outlet->shape.kind != API_RESPONSE &&
-        render_usage(&outlet->choices[0].render, records, outlet->count, on_event, outlet) !=
+        render_usage(&outlet->choices[0].rest.render, records, outlet->count, on_event, outlet) !=
             ERR_OK)
         log_warn("reply.usage_unsaid why=\"%s\"", err_text());
     stream_end(outlet);
@@ -283,7 +296,7 @@ void outlet_tick(struct outlet *outlet, int64_t now_ns, int64_t came_ns)
         return;
     if (!outlet->begun && now_ns - came_ns > HEADERS_LATE_MS * NS_PER_MS)
         outlet_begin(outlet);
-    if (outlet->begun && now_ns - outlet->wrote_ns > COMMENT_MS * NS_PER_MS) {
+    if (outlet->begun && now_ns - outlet->wrote_ns > COMMENT_MS * NS_PER_MS && !is_full(outlet)) {
         outlet->wrote_ns = now_ns;
         sse_comment(outlet->exchange, "waiting");
     }
@@ -298,8 +311,16 @@ uint64_t delivery_sum(uint64_t sum, const char *text, size_t len)
     return sum;
 }
 
+/* A reply that grew too long ends without what was said of it. */
+static bool tells_nothing(const struct reply *record)
+{
+    return record->status == REPLY_FAILED && record->text != NULL && record->text[0] == '\0';
+}
+
 bool delivery_continues(const struct delivery *delivery, const struct reply *record)
 {
+    if (tells_nothing(record))
+        return true;
     size_t len = record->text != NULL ? strlen(record->text) : 0;
     return delivery->bytes <= len &&
            delivery_sum(DELIVERY_SUM_BASIS, record->text, delivery->bytes) == delivery->sum;
@@ -323,8 +344,10 @@ static enum err open_once(struct delivery *delivery)
 {
     if (delivery->opened)
         return ERR_OK;
-    delivery->opened = true;
-    return render_open(&delivery->render, on_event, delivery->outlet);
+    delivery->outlet->held = false;
+    enum err err = render_open(&delivery->render, on_event, delivery->outlet);
+    delivery->opened = !delivery->outlet->held;
+    return err;
 }
 
 void delivery_open(struct delivery *delivery)
@@ -336,22 +359,31 @@ void delivery_open(struct delivery *delivery)
         failed_to_write(delivery);
 }
 
-static void deliver_piece(struct delivery *delivery, uint64_t number, const struct piece *piece)
+/* False: there is no room for it. */
+static bool deliver_piece(struct delivery *delivery, uint64_t number, const struct piece *piece)
 {
+    if (is_streaming(delivery)) {
+        struct outlet *outlet = delivery->outlet;
+        if (is_full(outlet))
+            return false;
+        enum err err = open_once(delivery);
+        if (err == ERR_OK && delivery->opened && piece->text_len > 0) {
+            outlet->held = false;
+            err = render_piece(&delivery->render, number, piece, on_event, outlet);
+        }
+        if (err != ERR_OK)
+            failed_to_write(delivery);
+        else if (!delivery->opened || outlet->held)
+            return false;
+    }
     delivery->bytes += piece->text_len;
     delivery->sum = delivery_sum(delivery->sum, piece->text, piece->text_len);
     delivery->told += piece->token_count;
-    if (!is_streaming(delivery))
-        return;
-    enum err err = open_once(delivery);
-    if (err == ERR_OK && piece->text_len > 0)
-        err = render_piece(&delivery->render, number, piece, on_event, delivery->outlet);
-    if (err != ERR_OK)
-        failed_to_write(delivery);
+    return true;
 }
 
 /* Chat's and completions' chunks may hold several pieces: what came at once goes at once. */
-static void deliver_joined(struct delivery *delivery, const struct pieces *pieces, size_t skip)
+static bool deliver_joined(struct delivery *delivery, const struct pieces *pieces, size_t skip)
 {
     struct buf text, logprobs;
     struct piece joined = {0};
@@ -375,47 +407,33 @@ static void deliver_joined(struct delivery *delivery, const struct pieces *piece
     joined.text_len = text.len;
     joined.logprobs = logprobs.len > 0 ? logprobs.data : NULL;
     joined.logprobs_len = logprobs.len;
-    deliver_piece(delivery, pieces->first + skip, &joined);
+    bool taken = deliver_piece(delivery, pieces->first + skip, &joined);
     buf_done(&text);
     buf_done(&logprobs);
+    return taken;
 }
 
-void delivery_pieces(struct delivery *delivery, const struct pieces *pieces, size_t skip)
+static void outlet_wait(struct outlet *outlet);
+
+size_t delivery_pieces(struct delivery *delivery, const struct pieces *pieces, size_t skip)
 {
-    if (delivery->render.kind != API_RESPONSE && pieces->count - skip > 1) {
-        deliver_joined(delivery, pieces, skip);
+    size_t count = pieces->count - skip, taken = 0;
+    if (delivery->render.kind != API_RESPONSE && count > 1) {
+        taken = deliver_joined(delivery, pieces, skip) ? count : 0;
     } else {
-        for (size_t i = skip; i < pieces->count; i++)
-            deliver_piece(delivery, pieces->first + i, &pieces->items[i]);
+        while (taken < count &&
+               deliver_piece(delivery, pieces->first + skip + taken, &pieces->items[skip + taken]))
+            taken++;
     }
-    delivery->pieces = pieces->first + pieces->count;
+    delivery->pieces = pieces->first + skip + taken;
+    if (taken < count) {
+        delivery->waits = true;
+        outlet_wait(delivery->outlet);
+    }
+    return taken;
 }
 
-/* What the record has beyond what was delivered, cut into the pieces that it was made of; so many
- * at most. */
-static void deliver_rest(struct delivery *delivery, const struct reply *record, size_t most)
-{
-    const char *rest = record->text + delivery->bytes;
-    size_t left = strlen(rest);
-    const json_t *cuts = delivery->render.kind == API_RESPONSE ? record->cuts : NULL;
-    for (; left > 0 && most > 0 && !delivery->ended; most--) {
-        const json_t *cut = json_array_get(cuts, delivery->pieces);
-        json_int_t bytes = json_is_integer(cut) ? json_integer_value(cut) : 0;
-        size_t len = bytes > 0 && (size_t)bytes < left ? (size_t)bytes : left;
-        const struct piece piece = {.text = rest, .text_len = len};
-        deliver_piece(delivery, delivery->pieces++, &piece);
-        rest += len;
-        left -= len;
-    }
-}
-
-bool delivery_rest(struct delivery *delivery, const struct reply *record)
-{
-    if (delivery->render.kind == API_RESPONSE && !delivery->outlet->over)
-        deliver_rest(delivery, record, REST_PIECES);
-    return delivery->render.kind == API_RESPONSE && !delivery->outlet->over && !delivery->ended &&
-           record->text[delivery->bytes] != '\0';
-}
+/* ---- what has ended ---- */
 
 /* Has it a last event that is no error?  A response that was cancelled has. */
 static bool ends_well(const struct delivery *delivery, const struct reply *record)
@@ -424,10 +442,12 @@ static bool ends_well(const struct delivery *delivery, const struct reply *recor
            (record->status == REPLY_CANCELLED && delivery->render.kind == API_RESPONSE);
 }
 
-static void deliver_rest_with_logprobs(struct delivery *delivery, const struct reply *record)
+/* What is left of the record with logprobs, in one piece. */
+static bool deliver_rest_with_logprobs(struct delivery *delivery, const struct reply *record)
 {
     json_t *left = json_array();
     struct buf text;
+    bool taken = true;
     buf_init(&text, EVENT_BYTES_MAX);
     for (size_t i = delivery->told; i < json_array_size(record->logprobs); i++)
         json_array_append(left, json_array_get(record->logprobs, i));
@@ -437,27 +457,40 @@ static void deliver_rest_with_logprobs(struct delivery *delivery, const struct r
                                     .text_len = strlen(rest),
                                     .logprobs = buf_text(&text),
                                     .logprobs_len = text.len};
-        deliver_piece(delivery, delivery->pieces++, &piece);
+        taken = deliver_piece(delivery, delivery->pieces, &piece);
+    } else {
+        failed_to_write(delivery);
     }
     json_decref(left);
     buf_done(&text);
+    return taken;
 }
 
-/* A stream's last events.  False: it could not be written, and has ended with an error. */
+/* The next of what the record has beyond what was delivered, cut into the pieces that it was made
+ * of.  False: there is no room for it. */
+static bool deliver_next(struct delivery *delivery, const struct reply *record)
+{
+    const char *rest = record->text + delivery->bytes;
+    const json_t *cuts = delivery->render.kind == API_RESPONSE ? record->cuts : NULL;
+    const json_t *cut = json_array_get(cuts, delivery->pieces);
+    json_int_t bytes = json_is_integer(cut) ? json_integer_value(cut) : 0;
+    const struct piece piece = {
+        .text = rest, .text_len = bytes > 0 ? strnlen(rest, (size_t)bytes) : strlen(rest)};
+    bool taken = delivery->render.logprobs && json_array_size(record->logprobs) > delivery->told
+                     ? deliver_rest_with_logprobs(delivery, record)
+                     : deliver_piece(delivery, delivery->pieces, &piece);
+    delivery->pieces += taken;
+    return taken;
+}
+
+/* A stream's last events.  False: there was no room for all of them. */
 static bool end_events(struct delivery *delivery, const struct reply *record)
 {
     struct outlet *outlet = delivery->outlet;
     struct reply said = *record;
     struct api_error error;
-    if (record->text[delivery->bytes] != '\0') {
-        if (json_array_size(record->logprobs) > delivery->told && delivery->render.logprobs)
-            deliver_rest_with_logprobs(delivery, record);
-        else
-            deliver_rest(delivery, record, SIZE_MAX);
-    }
-    if (outlet->over)
+    if (is_full(outlet))
         return false;
-    delivery->ended = true;
     /* The numbers of the last events follow on what was said.  (A reply that nobody keeps has no
      * cuts, and its rest was one piece.) */
     said.pieces = delivery->pieces;
@@ -470,10 +503,64 @@ static bool end_events(struct delivery *delivery, const struct reply *record)
     }
     if (err != ERR_OK)
         failed_to_write(delivery);
-    return err == ERR_OK;
+    else if (outlet->held)
+        return false;
+    delivery->ended = true;
+    outlet->finished++;
+    return true;
 }
 
-/* Keeps the record until all of the outlet's are there. */
+/* Writes of a record what there is room for; false: something is left. */
+static bool write_rest(struct delivery *delivery, const struct reply *record, unsigned *turn)
+{
+    while (record->text[delivery->bytes] != '\0' && !delivery->outlet->over) {
+        if (*turn == 0 || !deliver_next(delivery, record))
+            return false;
+        (*turn)--;
+    }
+    delivery->outlet->held = false;
+    return delivery->outlet->over || end_events(delivery, record);
+}
+
+/* Goes on with the stream's texts that have ended, and ends it with the last of them. */
+static void outlet_go_on(struct outlet *outlet)
+{
+    unsigned turn = REST_PIECES;
+    for (unsigned i = 0; i < outlet->count && !outlet->over; i++) {
+        if (outlet->choices[i].record.root == NULL || outlet->choices[i].rest.ended)
+            continue;
+        if (!write_rest(&outlet->choices[i].rest, &outlet->choices[i].record, &turn)) {
+            outlet_wait(outlet);
+            return;
+        }
+    }
+    if (!outlet->over && outlet->finished == outlet->count)
+        close_stream(outlet);
+}
+
+static void on_drained(void *arg)
+{
+    struct outlet *outlet = arg;
+    outlet_hold(outlet);
+    outlet_go_on(outlet);
+    for (unsigned i = 0; i < outlet->count && !outlet->over; i++) {
+        struct delivery *delivery = outlet->choices[i].delivery;
+        if (delivery == NULL || !delivery->waits)
+            continue;
+        delivery->waits = false;
+        if (delivery->drained != NULL)
+            delivery->drained(delivery);
+    }
+    outlet_release(outlet);
+}
+
+static void outlet_wait(struct outlet *outlet)
+{
+    if (outlet->exchange != NULL)
+        http_on_drained(outlet->exchange, on_drained, outlet);
+}
+
+/* Keeps the record, and what was delivered of it. */
 static void keep_record(struct delivery *delivery, const struct reply *record)
 {
     struct outlet *outlet = delivery->outlet;
@@ -481,11 +568,15 @@ static void keep_record(struct delivery *delivery, const struct reply *record)
         if (outlet->choices[i].delivery != delivery || outlet->choices[i].record.root != NULL)
             continue;
         outlet->choices[i].record = *record;
-        json_incref(outlet->choices[i].record.root);
-        outlet->choices[i].render = delivery->render;
-        outlet->choices[i].request = json_incref(delivery->request);
-        outlet->choices[i].echo = json_incref(delivery->echo);
-        outlet->finished++;
+        json_incref(record->root);
+        outlet->choices[i].rest = *delivery;
+        if (tells_nothing(record)) { /* but the number of its last event is what it would be */
+            outlet->choices[i].rest.bytes = 0;
+            if (record->pieces > delivery->pieces)
+                outlet->choices[i].rest.pieces = record->pieces;
+        }
+        json_incref(delivery->request);
+        json_incref(delivery->echo);
     }
 }
 
@@ -507,14 +598,10 @@ void delivery_finish(struct delivery *delivery, const struct reply *record)
         delivery_fail(delivery, &error);
         return;
     }
-    if (events && !end_events(delivery, record))
-        return;
     keep_record(delivery, record);
-    if (outlet->finished < outlet->count)
-        return;
     if (outlet->stream)
-        close_stream(outlet);
-    else
+        outlet_go_on(outlet);
+    else if (++outlet->finished == outlet->count)
         answer_whole(outlet);
 }
 
@@ -529,6 +616,7 @@ void delivery_fail(struct delivery *delivery, const struct api_error *error)
     } else if (!outlet->begun) {
         answer_error(outlet, error);
     } else {
+        outlet->hurries = true;
         if (render_fail(&delivery->render, error, NULL, delivery->pieces, on_event, outlet) !=
             ERR_OK)
             log_warn("reply.error_unsaid why=\"%s\"", err_text());

@@ -5,6 +5,12 @@
  * is answered there: one reply, or several texts of one request, each a delivery.  A delivery knows
  * what has been handed on, as a count of bytes and a sum over them, so that a record can be held
  * against it.  Loop's thread only.
+ *
+ * A stream is written as fast as it is read, and no faster: with a little unsent, nothing more is
+ * taken.  What waits meanwhile stays where it is kept anyway.  Of a reply that is being made that
+ * is the broker's stream: its session is told when there is room, and reads on.  Of one that has
+ * ended it is the record, which the outlet keeps until its reader has all of it.  (Who takes
+ * nothing at all for http_limits.write_ms is cut.)
  */
 #ifndef WYVERN_ROLES_GATEWAY_DELIVER_H
 #define WYVERN_ROLES_GATEWAY_DELIVER_H
@@ -34,6 +40,9 @@ struct delivery { /* one reply's share of an outlet; embedded in its session */
     uint64_t sum;       /* over them */
     size_t told;        /* tokens whose logprobs were */
     bool opened, ended; /* its first events are out; its end, too */
+    bool waits;         /* it was given more than its reader took: drained will come */
+    /* There is room again.  NULL: nobody wants to know.  Never inside a call of this header. */
+    void (*drained)(struct delivery *delivery);
     /* The exchange is over: complete, or its reader left.  Comes once, and never inside a call of
      * this header. */
     void (*closed)(struct delivery *delivery, bool complete);
@@ -67,8 +76,6 @@ void outlet_release(struct outlet *outlet);
 /* An error instead of all that was asked for, unless it was answered already. */
 void outlet_fail(struct outlet *outlet, int status, const char *code, const char *text);
 const char *outlet_request_id(const struct outlet *outlet);
-/* Calls fn once when the reader has taken all that was written (http_on_drained). */
-void outlet_on_drained(struct outlet *outlet, http_drained_fn *fn, void *arg);
 /* Signs of life of a stream: headers when they are late, comments into a silence. */
 void outlet_tick(struct outlet *outlet, int64_t now_ns, int64_t came_ns);
 /* Answers with the state of a reply that goes on without its reader (API_RESPONSE). */
@@ -77,18 +84,16 @@ void outlet_accept(struct outlet *outlet, const struct delivery *delivery);
 /* The running sum (FNV-1a, 64 bits) and what it starts from. */
 #define DELIVERY_SUM_BASIS UINT64_C(14695981039346656037)
 uint64_t delivery_sum(uint64_t sum, const char *text, size_t len);
-/* Is what was delivered the beginning of the record's text? */
+/* Is what was delivered the beginning of the record's text, as far as it tells any? */
 bool delivery_continues(const struct delivery *delivery, const struct reply *record);
 
 /* Sends a stream's headers and first events now, before there is a piece. */
 void delivery_open(struct delivery *delivery);
-/* New pieces, from number `skip` of the message on. */
-void delivery_pieces(struct delivery *delivery, const struct pieces *pieces, size_t skip);
-/* Some of what the record has beyond what was delivered, so that a reader takes it at its pace;
- * false: nothing is left but its end. */
-bool delivery_rest(struct delivery *delivery, const struct reply *record);
+/* New pieces, from number `skip` of the message on.  How many of them were handed on: when there
+ * was no room for the others, delivery->waits. */
+size_t delivery_pieces(struct delivery *delivery, const struct pieces *pieces, size_t skip);
 /* Its end: what is missing of it and the stream's end, or all of it at once; or an error, if it
- * ended so. */
+ * ended so.  The outlet keeps what it needs of both: the delivery may leave. */
 void delivery_finish(struct delivery *delivery, const struct reply *record);
 /* An error instead of a reply, or behind what was streamed of it. */
 void delivery_fail(struct delivery *delivery, const struct api_error *error);

@@ -1,6 +1,5 @@
 /*
- * A visit is one request about files, from its arrival until its exchange is closed and the broker
- * has answered all that it was asked.
+ * Requests about files, each a visit (visit.h).
  *
  *   POST     the form's file goes out chunk by chunk, two at a time, straight from the request's
  *            body; then its meta; a reader that leaves before that takes what was put with it
@@ -20,6 +19,7 @@
 #include "base/log.h"
 #include "bus/objects.h"
 #include "http/multipart.h"
+#include "roles/gateway/visit.h"
 
 #define PUTS_AT_ONCE 2
 #define LIST_PAGE    1000
@@ -29,12 +29,9 @@
 
 enum visit_verb { VISIT_UPLOAD, VISIT_GET, VISIT_CONTENT, VISIT_DELETE, VISIT_LIST };
 
-struct visit {
-    struct gateway *gateway;
-    struct http_exchange *exchange; /* NULL once the reader left */
+struct file_visit {
+    struct visit base;
     enum visit_verb verb;
-    unsigned pending; /* calls of the broker that name this visit */
-    char owner[OWNER_LEN + 1];
     struct file_meta meta;
     /* upload */
     const char *data;  /* in the request's body: good while the exchange is open */
@@ -76,138 +73,96 @@ int files_admit(void *arg, const struct http_request *head, size_t *body_bytes, 
 
 /* ---- a visit's life ---- */
 
-static void visit_try_free(struct visit *visit)
+static void on_done(struct visit *base)
 {
-    if (visit->exchange != NULL || visit->pending > 0)
-        return;
+    struct file_visit *visit = (struct file_visit *)base;
     free(visit->metas);
-    free(visit);
 }
 
 static void on_purged(void *arg, enum err err, uint64_t sequence)
 {
-    struct visit *visit = arg;
+    struct file_visit *visit = arg;
     (void)sequence;
     if (err != ERR_OK)
         log_warn("file.remains id=%s why=\"%s\"", visit->meta.id, err_text());
-    visit->pending--;
-    visit_try_free(visit);
+    visit_back(&visit->base);
+    visit_settle(&visit->base);
 }
 
 /* Takes back what was put of a file that will not be whole.  What can't be ages out. */
-static void take_back(struct visit *visit)
+static void take_back(struct file_visit *visit)
 {
     char name[FILE_OBJECT_SIZE];
     snprintf(name, sizeof name, "file.%s.>", visit->meta.id);
     visit->failed = true;
     if (visit->put == 0)
         return;
-    if (objects_purge(visit->gateway->bus, name, on_purged, visit) == ERR_OK)
-        visit->pending++;
+    if (objects_purge(visit->base.gateway->bus, name, on_purged, visit) == ERR_OK)
+        visit_waits(&visit->base);
 }
 
-static void on_left(void *arg, bool complete)
+static void on_left(struct visit *base)
 {
-    struct visit *visit = arg;
-    (void)complete;
-    visit->exchange = NULL;
+    struct file_visit *visit = (struct file_visit *)base;
     visit->data = NULL;
-    if (visit->verb == VISIT_UPLOAD && !visit->kept && !visit->failed && visit->pending == 0)
+    if (visit->verb == VISIT_UPLOAD && !visit->kept && !visit->failed && base->pending == 0)
         take_back(visit); /* else who hears of the last put does */
-    visit_try_free(visit);
 }
 
-static struct visit *visit_new(struct gateway *gateway, struct http_exchange *exchange,
-                               const struct key *caller, enum visit_verb verb)
+static struct file_visit *begin(struct gateway *gateway, struct http_exchange *exchange,
+                                const struct key *caller, enum visit_verb verb)
 {
-    struct visit *visit = calloc(1, sizeof *visit);
-    struct api_error error;
-    if (visit == NULL) {
-        api_error_set(&error, 503, "unavailable", NULL, "out of memory; try again");
-        gateway_reply_error(exchange, &error, NULL, NULL);
-        return NULL;
-    }
-    visit->gateway = gateway;
-    visit->exchange = exchange;
-    visit->verb = verb;
-    snprintf(visit->owner, sizeof visit->owner, "%s", caller->id);
-    http_on_close(exchange, on_left, visit);
+    static const struct visit_kind kind = {"there is no such file", on_left, on_done};
+    struct file_visit *visit = visit_new(sizeof *visit, &kind, gateway, exchange, caller);
+    if (visit != NULL)
+        visit->verb = verb;
     return visit;
 }
 
-static void visit_fail(struct visit *visit, int status, const char *code, const char *text)
-{
-    struct api_error error;
-    api_error_set(&error, status, code, NULL, "%s", text);
-    if (visit->exchange != NULL)
-        gateway_reply_error(visit->exchange, &error, NULL, NULL);
-}
-
-static void visit_fail_as(struct visit *visit, enum err err)
-{
-    if (err == ERR_NOT_FOUND)
-        visit_fail(visit, 404, "not_found", "there is no such file");
-    else if (err == ERR_FULL)
-        visit_fail(visit, 503, "storage_full",
-                   "the broker's disk space is nearly used up; try again later");
-    else
-        visit_fail(visit, 503, "unavailable", "the broker can't be asked; try again in a moment");
-}
-
-static void visit_answer(struct visit *visit, enum err err, const struct buf *json)
-{
-    if (visit->exchange == NULL)
-        return;
-    if (err == ERR_OK)
-        gateway_reply_json(visit->exchange, json);
-    else
-        visit_fail(visit, 500, "server_error", "the reply can't be written");
-}
-
-static void answer_meta(struct visit *visit)
+static void answer_meta(struct file_visit *visit)
 {
     struct buf json;
     buf_init(&json, META_BYTES);
-    visit_answer(visit, file_write(&visit->meta, &json), &json);
+    visit_answer(&visit->base, file_write(&visit->meta, &json), &json);
     buf_done(&json);
 }
 
 /* ---- POST ---- */
 
-static void upload_go_on(struct visit *visit);
+static void upload_go_on(struct file_visit *visit);
 
 static void on_meta_put(void *arg, enum err err, uint64_t sequence)
 {
-    struct visit *visit = arg;
+    struct file_visit *visit = arg;
     (void)sequence;
-    visit->pending--;
+    visit_back(&visit->base);
     visit->kept = err == ERR_OK;
     if (visit->kept) {
         answer_meta(visit);
     } else {
-        visit_fail_as(visit, err);
+        visit_fail_as(&visit->base, err);
         take_back(visit);
     }
-    visit_try_free(visit);
+    visit_settle(&visit->base);
 }
 
 static void on_chunk_put(void *arg, enum err err, uint64_t sequence)
 {
-    struct visit *visit = arg;
+    struct file_visit *visit = arg;
     (void)sequence;
-    visit->pending--;
+    visit_back(&visit->base);
     if (err != ERR_OK && !visit->failed) {
-        visit_fail_as(visit, err);
+        visit_fail_as(&visit->base, err);
         visit->failed = true;
     }
-    if (!visit->failed && visit->exchange != NULL)
+    if (!visit->failed && visit->base.exchange != NULL)
         upload_go_on(visit);
-    else if (visit->pending == 0)
+    else if (visit->base.pending == 0)
         take_back(visit);
-    visit_try_free(visit);
+    visit_settle(&visit->base);
 }
 
-static enum err put_chunk(struct visit *visit)
+static enum err put_chunk(struct file_visit *visit)
 {
     const uint64_t none_yet = 0;
     char name[FILE_OBJECT_SIZE];
@@ -215,14 +170,16 @@ static enum err put_chunk(struct visit *visit)
     size_t left = (size_t)visit->meta.bytes - at;
     file_chunk_name(name, visit->meta.id, visit->put);
     enum err err =
-        objects_put(visit->gateway->bus, name, &none_yet, 0, visit->data + at,
+        objects_put(visit->base.gateway->bus, name, &none_yet, 0, visit->data + at,
                     left < OBJECT_BYTES_MAX ? left : OBJECT_BYTES_MAX, on_chunk_put, visit);
-    visit->put += err == ERR_OK;
-    visit->pending += err == ERR_OK;
+    if (err == ERR_OK) {
+        visit_waits(&visit->base);
+        visit->put++;
+    }
     return err;
 }
 
-static enum err put_meta(struct visit *visit)
+static enum err put_meta(struct file_visit *visit)
 {
     char name[FILE_OBJECT_SIZE];
     struct buf text;
@@ -230,30 +187,31 @@ static enum err put_meta(struct visit *visit)
     buf_init(&text, META_BYTES);
     enum err err = file_meta_encode(&visit->meta, &text);
     if (err == ERR_OK)
-        err = objects_put(visit->gateway->bus, name, NULL, 0, text.data, text.len, on_meta_put,
+        err = objects_put(visit->base.gateway->bus, name, NULL, 0, text.data, text.len, on_meta_put,
                           visit);
-    visit->pending += err == ERR_OK;
+    if (err == ERR_OK)
+        visit_waits(&visit->base);
     buf_done(&text);
     return err;
 }
 
 /* More chunks, or the meta when all are stored. */
-static void upload_go_on(struct visit *visit)
+static void upload_go_on(struct file_visit *visit)
 {
     enum err err = ERR_OK;
-    while (err == ERR_OK && visit->put < visit->meta.chunks && visit->pending < PUTS_AT_ONCE)
+    while (err == ERR_OK && visit->put < visit->meta.chunks && visit->base.pending < PUTS_AT_ONCE)
         err = put_chunk(visit);
-    if (err == ERR_OK && visit->put == visit->meta.chunks && visit->pending == 0)
+    if (err == ERR_OK && visit->put == visit->meta.chunks && visit->base.pending == 0)
         err = put_meta(visit);
     if (err == ERR_OK)
         return;
-    visit_fail_as(visit, err);
+    visit_fail_as(&visit->base, err);
     visit->failed = true;
-    if (visit->pending == 0)
+    if (visit->base.pending == 0)
         take_back(visit);
 }
 
-static enum err read_form(struct visit *visit, const struct http_request *request,
+static enum err read_form(struct file_visit *visit, const struct http_request *request,
                           struct api_error *error)
 {
     struct multipart form;
@@ -275,7 +233,7 @@ static enum err read_form(struct visit *visit, const struct http_request *reques
                           purpose != NULL ? purpose->len : 0, file->filename, error);
     if (err != ERR_OK)
         return err;
-    size_t most = (size_t)visit->gateway->settings->file_limit_mib << 20;
+    size_t most = (size_t)visit->base.gateway->settings->file_limit_mib << 20;
     if (file->len > most || file->len == 0)
         return api_error_set(error, file->len > most ? 413 : 400, "invalid_value", "file",
                              "A file holds 1 to %zu bytes here.", most);
@@ -289,7 +247,7 @@ void files_post(struct gateway *gateway, struct http_exchange *exchange,
                 const struct http_request *request, const struct key *caller)
 {
     struct api_error error;
-    struct visit *visit = visit_new(gateway, exchange, caller, VISIT_UPLOAD);
+    struct file_visit *visit = begin(gateway, exchange, caller, VISIT_UPLOAD);
     if (visit == NULL)
         return;
     enum err err = read_form(visit, request, &error);
@@ -304,7 +262,7 @@ void files_post(struct gateway *gateway, struct http_exchange *exchange,
         return;
     }
     id_random(visit->meta.id, ID_LEN);
-    snprintf(visit->meta.owner, sizeof visit->meta.owner, "%s", visit->owner);
+    snprintf(visit->meta.owner, sizeof visit->meta.owner, "%s", visit->base.owner);
     visit->meta.created = clock_wall();
     upload_go_on(visit);
 }
@@ -316,47 +274,42 @@ static void ask_chunk(void *arg);
 static void on_chunk(void *arg, enum err err, const char *name, uint64_t sequence, const char *data,
                      size_t len)
 {
-    struct visit *visit = arg;
+    struct file_visit *visit = arg;
     (void)name;
     (void)sequence;
-    visit->pending--;
-    if (visit->exchange == NULL) {
-        visit_try_free(visit);
-        return;
-    }
-    if (err != ERR_OK) {
+    visit_back(&visit->base);
+    if (visit->base.exchange != NULL && err != ERR_OK) {
         log_warn("file.broken_off id=%s chunk=%u why=\"%s\"", visit->meta.id, visit->read - 1,
                  err_text());
-        http_stream_abort(visit->exchange);
-        return;
+        http_stream_abort(visit->base.exchange);
+    } else if (visit->base.exchange != NULL && http_stream_write(visit->base.exchange, data, len)) {
+        if (visit->read == visit->meta.chunks)
+            http_stream_end(visit->base.exchange);
+        else
+            http_on_drained(visit->base.exchange, ask_chunk, visit);
     }
-    if (!http_stream_write(visit->exchange, data, len))
-        return; /* its reader left: the close tells */
-    if (visit->read == visit->meta.chunks)
-        http_stream_end(visit->exchange);
-    else
-        http_on_drained(visit->exchange, ask_chunk, visit);
+    visit_settle(&visit->base);
 }
 
 static void ask_chunk(void *arg)
 {
-    struct visit *visit = arg;
+    struct file_visit *visit = arg;
     char name[FILE_OBJECT_SIZE];
     file_chunk_name(name, visit->meta.id, visit->read);
-    if (objects_get(visit->gateway->bus, name, on_chunk, visit) != ERR_OK) {
-        http_stream_abort(visit->exchange);
+    if (objects_get(visit->base.gateway->bus, name, on_chunk, visit) != ERR_OK) {
+        http_stream_abort(visit->base.exchange);
         return;
     }
     visit->read++;
-    visit->pending++;
+    visit_waits(&visit->base);
 }
 
-static void begin_content(struct visit *visit)
+static void begin_content(struct file_visit *visit)
 {
     static const struct http_header headers[] = {{"X-Content-Type-Options", "nosniff"}};
-    http_stream_begin(visit->exchange, 200, headers, 1, "application/octet-stream");
+    http_stream_begin(visit->base.exchange, 200, headers, 1, "application/octet-stream");
     if (visit->meta.chunks == 0)
-        http_stream_end(visit->exchange);
+        http_stream_end(visit->base.exchange);
     else
         ask_chunk(visit);
 }
@@ -365,72 +318,65 @@ static void begin_content(struct visit *visit)
 
 static void on_deleted(void *arg, enum err err, uint64_t sequence)
 {
-    struct visit *visit = arg;
+    struct file_visit *visit = arg;
     struct buf json;
     (void)sequence;
-    visit->pending--;
+    visit_back(&visit->base);
     buf_init(&json, META_BYTES);
     if (err != ERR_OK)
-        visit_fail_as(visit, err);
+        visit_fail_as(&visit->base, err);
     else
-        visit_answer(visit, file_deleted_write(visit->meta.id, &json), &json);
+        visit_answer(&visit->base, file_deleted_write(visit->meta.id, &json), &json);
     buf_done(&json);
-    visit_try_free(visit);
+    visit_settle(&visit->base);
 }
 
-static void begin_delete(struct visit *visit)
+static void begin_delete(struct file_visit *visit)
 {
     char name[FILE_OBJECT_SIZE];
     snprintf(name, sizeof name, "file.%s.>", visit->meta.id);
-    enum err err = objects_purge(visit->gateway->bus, name, on_deleted, visit);
-    if (err == ERR_OK)
-        visit->pending++;
-    else
-        visit_fail_as(visit, err);
+    visit_asked(&visit->base, objects_purge(visit->base.gateway->bus, name, on_deleted, visit));
 }
 
 static void on_meta(void *arg, enum err err, const char *name, uint64_t sequence, const char *data,
                     size_t len)
 {
-    struct visit *visit = arg;
+    struct file_visit *visit = arg;
     (void)name;
     (void)sequence;
-    visit->pending--;
+    visit_back(&visit->base);
     if (err == ERR_OK)
         err = file_meta_decode(&visit->meta, data, len);
-    if (err == ERR_OK && strcmp(visit->meta.owner, visit->owner) != 0)
+    if (err == ERR_OK && strcmp(visit->meta.owner, visit->base.owner) != 0)
         err = ERR_NOT_FOUND;
-    if (visit->exchange == NULL)
-        visit_try_free(visit);
-    else if (err != ERR_OK)
-        visit_fail_as(visit, err);
+    if (err != ERR_OK)
+        visit_fail_as(&visit->base, err);
+    else if (visit->base.exchange == NULL)
+        ; /* nobody waits: nothing is deleted, either */
     else if (visit->verb == VISIT_GET)
         answer_meta(visit);
     else if (visit->verb == VISIT_CONTENT)
         begin_content(visit);
     else
         begin_delete(visit);
+    visit_settle(&visit->base);
 }
 
 static void find(struct gateway *gateway, struct http_exchange *exchange,
                  const struct http_request *request, const struct key *caller, enum visit_verb verb)
 {
     char public_id[FILE_PUBLIC_SIZE + 8], id[ID_SIZE], name[FILE_OBJECT_SIZE];
-    struct visit *visit = visit_new(gateway, exchange, caller, verb);
+    struct file_visit *visit = begin(gateway, exchange, caller, verb);
     if (visit == NULL)
         return;
     const char *suffix = verb == VISIT_CONTENT ? "/content" : "";
     if (!gateway_path_id(request, "/v1/files/", suffix, public_id, sizeof public_id) ||
         !file_id_parse(id, public_id)) {
-        visit_fail_as(visit, ERR_NOT_FOUND);
+        visit_fail_as(&visit->base, ERR_NOT_FOUND);
         return;
     }
     file_meta_name(name, id);
-    enum err err = objects_get(gateway->bus, name, on_meta, visit);
-    if (err == ERR_OK)
-        visit->pending++;
-    else
-        visit_fail_as(visit, err);
+    visit_asked(&visit->base, objects_get(gateway->bus, name, on_meta, visit));
 }
 
 void files_get(struct gateway *gateway, struct http_exchange *exchange,
@@ -453,10 +399,11 @@ void files_delete(struct gateway *gateway, struct http_exchange *exchange,
 
 /* ---- all files ---- */
 
-static void list_add(struct visit *visit, const char *data, size_t len)
+static void list_add(struct file_visit *visit, const char *data, size_t len)
 {
     struct file_meta meta;
-    if (file_meta_decode(&meta, data, len) != ERR_OK || strcmp(meta.owner, visit->owner) != 0 ||
+    if (file_meta_decode(&meta, data, len) != ERR_OK ||
+        strcmp(meta.owner, visit->base.owner) != 0 ||
         (visit->purpose[0] != '\0' && strcmp(meta.purpose, visit->purpose) != 0) ||
         visit->meta_count == FILES_LIST_MOST)
         return;
@@ -471,7 +418,7 @@ static void list_add(struct visit *visit, const char *data, size_t len)
     visit->metas[visit->meta_count++] = meta;
 }
 
-static void list_answer(struct visit *visit)
+static void list_answer(struct file_visit *visit)
 {
     struct buf json;
     size_t first = 0;
@@ -496,30 +443,30 @@ static void list_answer(struct visit *visit)
     buf_init(&json, LIST_BYTES);
     /* Without files there is no memory of them to point into. */
     const struct file_meta *shown = count > 0 ? visit->metas + first : NULL;
-    visit_answer(visit, file_list_write(shown, count, more, &json), &json);
+    visit_answer(&visit->base, file_list_write(shown, count, more, &json), &json);
     buf_done(&json);
 }
 
 static void on_listed(void *arg, enum err err, const char *name, uint64_t sequence,
                       const char *data, size_t len)
 {
-    struct visit *visit = arg;
+    struct file_visit *visit = arg;
     if (name != NULL) {
         list_add(visit, data, len);
         return;
     }
-    bool goes_on = err == ERR_OK && sequence > 0 && visit->exchange != NULL;
+    bool goes_on = err == ERR_OK && sequence > 0 && visit->base.exchange != NULL;
     if (goes_on)
-        err =
-            objects_list(visit->gateway->bus, "file.*.meta", sequence, LIST_PAGE, on_listed, visit);
+        err = objects_list(visit->base.gateway->bus, "file.*.meta", sequence, LIST_PAGE, on_listed,
+                           visit);
     if (goes_on && err == ERR_OK)
         return;
-    visit->pending--;
+    visit_back(&visit->base);
     if (err != ERR_OK)
-        visit_fail_as(visit, ERR_UNAVAILABLE);
-    else if (visit->exchange != NULL)
+        visit_fail_as(&visit->base, ERR_UNAVAILABLE);
+    else if (visit->base.exchange != NULL)
         list_answer(visit);
-    visit_try_free(visit);
+    visit_settle(&visit->base);
 }
 
 void files_list(struct gateway *gateway, struct http_exchange *exchange,
@@ -527,7 +474,7 @@ void files_list(struct gateway *gateway, struct http_exchange *exchange,
 {
     char limit[24], after[128], order[16];
     struct api_error error;
-    struct visit *visit = visit_new(gateway, exchange, caller, VISIT_LIST);
+    struct file_visit *visit = begin(gateway, exchange, caller, VISIT_LIST);
     if (visit == NULL)
         return;
     if (!gateway_query(request, "purpose", visit->purpose, sizeof visit->purpose))
@@ -541,9 +488,6 @@ void files_list(struct gateway *gateway, struct http_exchange *exchange,
         gateway_reply_error(exchange, &error, NULL, NULL);
         return;
     }
-    enum err err = objects_list(gateway->bus, "file.*.meta", 0, LIST_PAGE, on_listed, visit);
-    if (err == ERR_OK)
-        visit->pending++;
-    else
-        visit_fail_as(visit, err);
+    visit_asked(&visit->base,
+                objects_list(gateway->bus, "file.*.meta", 0, LIST_PAGE, on_listed, visit));
 }

@@ -3,8 +3,9 @@
  *
  * One loop owns every socket, every session and the connection to the broker.  routes.c finds who
  * answers a request: accept.c makes prompts of it, stored.c knows replies that were made or are
- * being made, about.c says how the service is.  session.c follows one reply, deliver.c writes it,
- * registry.c knows who else is there, figures.c counts.
+ * being made, files.c and batches.c are about those, about.c says how the service is.  Who must ask
+ * the broker first is a visit meanwhile (visit.h).  session.c follows one reply, deliver.c writes
+ * it, registry.c knows who else is there, figures.c counts.
  */
 #ifndef WYVERN_ROLES_GATEWAY_GATEWAY_H
 #define WYVERN_ROLES_GATEWAY_GATEWAY_H
@@ -82,6 +83,8 @@ void gateway_trace(struct trace *out, const struct http_request *request);
 /* A parameter of the request's query, decoded, into out: "" when it can't be, or is too long.
  * False: it is not there. */
 bool gateway_query(const struct http_request *request, const char *name, char *out, size_t cap);
+/* All paths that are answered, one a line. */
+void gateway_write_routes(struct buf *out);
 /* What stands between a path's prefix ("/v1/responses/") and its suffix ("" or "/cancel"); false:
  * the path is another, or that is empty, too long or has a slash. */
 bool gateway_path_id(const struct http_request *request, const char *prefix, const char *suffix,

@@ -151,59 +151,76 @@ bool gateway_path_id(const struct http_request *request, const char *prefix, con
 
 /* ---- the table ---- */
 
-/* A '*' in a path stands for one segment. */
+/* A "{…}" in a path stands for one segment.  docs/API.md lists the same (tests/lint/docs.py). */
 static const struct route {
     const char *method, *path;
     route_fn *fn;        /* NULL: it becomes prompts, */
     api_parse_fn *parse; /* read by this */
     bool open;           /* no key is asked for */
+    const char *what;    /* for the list at "/" */
 } routes[] = {
-    {"POST", "/v1/chat/completions", NULL, chat_parse, false},
-    {"GET", "/v1/chat/completions/*", stored_chat_get, NULL, false},
-    {"DELETE", "/v1/chat/completions/*", stored_chat_delete, NULL, false},
-    {"POST", "/v1/completions", NULL, completion_parse, false},
-    {"POST", "/v1/responses", NULL, response_parse, false},
-    {"GET", "/v1/responses/*", stored_response_get, NULL, false},
-    {"DELETE", "/v1/responses/*", stored_response_delete, NULL, false},
-    {"POST", "/v1/responses/*/cancel", stored_response_cancel, NULL, false},
-    {"GET", "/v1/responses/*/input_items", stored_response_items, NULL, false},
-    {"POST", "/v1/embeddings", NULL, embedding_parse, false},
-    {"GET", "/v1/models", about_models, NULL, false},
-    {"GET", "/v1/models/*", about_model, NULL, false},
-    {"POST", "/v1/files", files_post, NULL, false},
-    {"GET", "/v1/files", files_list, NULL, false},
-    {"GET", "/v1/files/*", files_get, NULL, false},
-    {"DELETE", "/v1/files/*", files_delete, NULL, false},
-    {"GET", "/v1/files/*/content", files_content, NULL, false},
-    {"POST", "/v1/batches", batches_post, NULL, false},
-    {"GET", "/v1/batches", batches_list, NULL, false},
-    {"GET", "/v1/batches/*", batches_get, NULL, false},
-    {"POST", "/v1/batches/*/cancel", batches_cancel, NULL, false},
-    {"POST", "/tokenize", NULL, tokenize_parse, false},
-    {"POST", "/detokenize", NULL, detokenize_parse, false},
-    {"POST", "/apply-template", NULL, template_parse, false},
-    {"GET", "/props", about_props, NULL, false},
-    {"GET", "/slots", about_slots, NULL, false},
-    {"GET", "/health", about_health, NULL, true},
-    {"GET", "/ready", about_ready, NULL, true},
-    {"GET", "/wyvern/status", about_status, NULL, false},
-    {"GET", "/metrics", about_metrics, NULL, true},
-    {"GET", "/sd", about_sd, NULL, true},
-    {"GET", "/", about_root, NULL, true},
-    {"GET", "/console/", about_console, NULL, true},
-    {"GET", "/console/*", about_console, NULL, true},
+    {"POST", "/v1/chat/completions", NULL, chat_parse, false,
+     "a reply to a conversation, whole or streamed"},
+    {"GET", "/v1/chat/completions/{id}", stored_chat_get, NULL, false, "a stored one"},
+    {"DELETE", "/v1/chat/completions/{id}", stored_chat_delete, NULL, false, "forgets it"},
+    {"POST", "/v1/completions", NULL, completion_parse, false, "how a text goes on"},
+    {"POST", "/v1/responses", NULL, response_parse, false,
+     "a reply that is kept: in the background, streamed, gone on from"},
+    {"GET", "/v1/responses/{id}", stored_response_get, NULL, false,
+     "as it is now; its events with ?stream=true&starting_after=N"},
+    {"DELETE", "/v1/responses/{id}", stored_response_delete, NULL, false, "forgets it"},
+    {"POST", "/v1/responses/{id}/cancel", stored_response_cancel, NULL, false, "ends it"},
+    {"GET", "/v1/responses/{id}/input_items", stored_response_items, NULL, false,
+     "what was said to it"},
+    {"POST", "/v1/embeddings", NULL, embedding_parse, false, "vectors of texts"},
+    {"GET", "/v1/models", about_models, NULL, false, "what is served: one model"},
+    {"GET", "/v1/models/{model}", about_model, NULL, false, "it alone"},
+    {"POST", "/v1/files", files_post, NULL, false, "a file, of requests for a batch"},
+    {"GET", "/v1/files", files_list, NULL, false, "all of them"},
+    {"GET", "/v1/files/{id}", files_get, NULL, false, "one"},
+    {"DELETE", "/v1/files/{id}", files_delete, NULL, false, "forgets it"},
+    {"GET", "/v1/files/{id}/content", files_content, NULL, false, "what is in it"},
+    {"POST", "/v1/batches", batches_post, NULL, false,
+     "a file of requests, done when there is time"},
+    {"GET", "/v1/batches", batches_list, NULL, false, "all of them"},
+    {"GET", "/v1/batches/{id}", batches_get, NULL, false, "one, and how far it is"},
+    {"POST", "/v1/batches/{id}/cancel", batches_cancel, NULL, false, "ends it"},
+    {"POST", "/tokenize", NULL, tokenize_parse, false, "a text as tokens"},
+    {"POST", "/detokenize", NULL, detokenize_parse, false, "tokens as a text"},
+    {"POST", "/apply-template", NULL, template_parse, false,
+     "a conversation as the text that a model is given"},
+    {"GET", "/props", about_props, NULL, false, "what llama-server's clients ask first"},
+    {"GET", "/slots", about_slots, NULL, false, "places for prompts, and which are busy"},
+    {"GET", "/health", about_health, NULL, true, "200 while this gateway lives"},
+    {"GET", "/ready", about_ready, NULL, true, "200 when a prompt can be taken"},
+    {"GET", "/wyvern/status", about_status, NULL, false, "nodes, workers, queue"},
+    {"GET", "/metrics", about_metrics, NULL, true, "for Prometheus"},
+    {"GET", "/sd", about_sd, NULL, true, "what Prometheus may scrape"},
+    {"GET", "/", about_root, NULL, true, "this list; the console for a browser"},
+    {"GET", "/console/", about_console, NULL, true, "the console"},
+    {"GET", "/console/{file}", about_console, NULL, true, "its files"},
 };
 #define ROUTE_COUNT (sizeof routes / sizeof *routes)
+
+void gateway_write_routes(struct buf *out)
+{
+    for (size_t i = 0; i < ROUTE_COUNT; i++) {
+        int width = 42 - (int)strlen(routes[i].method);
+        /* Only memory can be wanting: then the list is short. */
+        (void)!buf_printf(out, "%s %-*s %s\n", routes[i].method, width, routes[i].path,
+                          routes[i].what);
+    }
+}
 
 static bool is_at(const char *path, const char *pattern)
 {
     while (*pattern != '\0') {
-        if (*pattern == '*') {
+        if (*pattern == '{') {
             size_t len = strcspn(path, "/");
             if (len == 0)
                 return false;
             path += len;
-            pattern++;
+            pattern += strcspn(pattern, "}") + 1;
         } else if (*path++ != *pattern++) {
             return false;
         }

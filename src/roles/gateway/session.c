@@ -12,6 +12,9 @@
  * A reply that is detached goes on without its reader; the session of our own prompt then stays
  * without an outlet until the record is there, to count it.
  *
+ * What a reader has no room for is not taken (delivery_pieces), and read from the stream when it
+ * has, from where the last read stood.
+ *
  * What is heard live may have holes (republishing is not guaranteed, storing is).  A hole in the
  * numbers, a reconnect, or silence make the session read the stream and the record.  The record has
  * the last word: what it says beyond what was delivered is delivered.  A reply whose delivered part
@@ -134,10 +137,14 @@ bool session_back(struct session *session)
     return false;
 }
 
+static struct session *session_of(struct delivery *delivery)
+{
+    return (struct session *)(void *)((char *)delivery - offsetof(struct session, out));
+}
+
 void session_on_closed(struct delivery *delivery, bool complete)
 {
-    struct session *session =
-        (struct session *)(void *)((char *)delivery - offsetof(struct session, out));
+    struct session *session = session_of(delivery);
     if (!complete && session->state != SESSION_GONE) {
         log_info("reader.left prompt=%s delivered=%zu trace_id=%s", session->id, session->out.bytes,
                  session->trace_id);
@@ -175,18 +182,23 @@ static void heard_attempt(struct session *session, unsigned attempt)
         session->attempt = attempt;
 }
 
-static void deliver_pieces(struct session *session, const struct pieces *pieces, size_t skip)
+/* Hands on what there is room for; false: that is not all of them. */
+static bool deliver_pieces(struct session *session, const struct pieces *pieces, size_t skip)
 {
     int64_t now_ns = clock_mono_ns();
     session->heard_ns = now_ns;
-    if (session->own && session->piece_ns == 0)
+    size_t taken = delivery_pieces(&session->out, pieces, skip);
+    session->reader.next = pieces->first + skip + taken;
+    if (session->own && session->piece_ns == 0 && taken > 0)
         figures_first_piece(session->gateway->figures,
                             (double)(now_ns - session->came_ns) / (double)NS_PER_S);
-    else if (session->own)
+    else if (session->own && !session->slow && taken > 0)
         figures_next_piece(session->gateway->figures,
                            (double)(now_ns - session->piece_ns) / (double)NS_PER_S);
-    session->piece_ns = now_ns;
-    delivery_pieces(&session->out, pieces, skip);
+    if (taken > 0)
+        session->piece_ns = now_ns;
+    session->slow |= session->out.waits;
+    return !session->out.waits;
 }
 
 /* ---- the record ---- */
@@ -273,27 +285,28 @@ static void session_spliced(struct session *session)
     session_cancel(session);
 }
 
-static void on_stored(void *arg, const struct pieces *pieces)
+static bool on_stored(void *arg, const struct pieces *pieces)
 {
     struct session *session = arg;
     size_t skip = 0; /* pieces that were delivered already */
+    uint64_t sum = session->fill.sum;
     if (session->state != SESSION_OPEN || pieces->first > session->reader.next)
-        return; /* the latter can't be: a read begins with the first */
+        return false; /* the latter can't be: a read begins with the first, or where it stood */
     for (; skip < pieces->count && pieces->first + skip < session->reader.next; skip++)
         session->fill.sum =
             delivery_sum(session->fill.sum, pieces->items[skip].text, pieces->items[skip].text_len);
     if (pieces->first + skip == session->reader.next && session->fill.sum != session->out.sum) {
         session_spliced(session); /* the store went on from before what was delivered */
-        return;
+        return false;
     }
     if (pieces->first + skip == session->reader.next)
         session->unproven = false;
     memcpy(session->fill.nonce, pieces->nonce, sizeof session->fill.nonce);
     if (skip == pieces->count)
-        return;
-    session->reader.next = pieces->first + pieces->count;
-    deliver_pieces(session, pieces, skip);
-    session->fill.sum = session->out.sum;
+        return true;
+    bool whole = deliver_pieces(session, pieces, skip);
+    session->fill.sum = whole ? session->out.sum : sum; /* of a part, the next read has all again */
+    return whole;
 }
 
 static void on_stored_end(void *arg, enum err err, const struct claim *latest, uint64_t sequence)
@@ -307,6 +320,8 @@ static void on_stored_end(void *arg, enum err err, const struct claim *latest, u
         piece_reader_claim(&session->reader, latest);
     if (strcmp(session->fill.nonce, session->reader.nonce) == 0)
         session->reader.fresh = false; /* pieces of its claim were read */
+    if (err == ERR_OK && !session->out.waits)
+        session->slow = false;
 }
 
 bool session_is_streamed(const struct session *session)
@@ -314,24 +329,37 @@ bool session_is_streamed(const struct session *session)
     return session->out.outlet != NULL && outlet_is_streamed(session->out.outlet);
 }
 
-/* Reads what the stream has of a streamed reply. */
+/* Reads what the stream has of a streamed reply, for which its reader has room. */
 static void session_fill(struct session *session)
 {
-    if (session->filling || !session_is_streamed(session))
+    if (session->filling || session->out.waits || !session_is_streamed(session))
         return;
-    if (tokens_read(session->gateway->bus, session->owner_gateway, session->id, on_stored,
-                    on_stored_end, session) != ERR_OK)
+    if (session->fill.anew || session->unproven) {
+        session->fill.place = (struct tokens_place){0};
+        session->fill.anew = false;
+    }
+    if (session->fill.place.sequence == 0)
+        session->fill.sum = DELIVERY_SUM_BASIS;
+    if (tokens_read(session->gateway->bus, session->owner_gateway, session->id,
+                    &session->fill.place, on_stored, on_stored_end, session) != ERR_OK)
         return; /* the next look tries again */
     session->filling = true;
-    session->fill.sum = DELIVERY_SUM_BASIS;
     session->fill.nonce[0] = '\0';
     session->fill.claim_heard = false;
     session->pending++;
 }
 
+void session_on_drained(struct delivery *delivery)
+{
+    struct session *session = session_of(delivery);
+    if (session->state == SESSION_OPEN)
+        session_fill(session);
+}
+
 void session_look(struct session *session)
 {
     session->heard_ns = clock_mono_ns();
+    session->fill.anew = true;
     session_fill(session);
     if (!session->asking && replies_get(session->gateway->bus, session->owner_gateway, session->id,
                                         on_record, session) == ERR_OK) {
@@ -346,12 +374,12 @@ static void session_pieces(struct session *session, const struct bus_message *me
     size_t skip = 0;
     if (session->unproven)
         session_fill(session); /* until what is stored has come as far as what was delivered */
-    if (session->filling || session->unproven ||
+    if (session->filling || session->unproven || session->out.waits ||
         pieces_decode(&pieces, message->data, message->len) != ERR_OK)
         return;
     switch (piece_reader_take(&session->reader, &pieces, &skip)) {
     case PIECE_TAKE:
-        deliver_pieces(session, &pieces, skip);
+        (void)deliver_pieces(session, &pieces, skip);
         break;
     case PIECE_GAP:
         session_fill(session);
@@ -398,7 +426,7 @@ static void session_hear(struct session *session, enum subject_kind kind,
         if (claim_decode(&claim, message->data, message->len) != ERR_OK)
             return;
         session->heard_ns = clock_mono_ns();
-        session->fill.claim_heard = true;
+        session->fill.claim_heard = session->fill.anew = true;
         if (claim.kind == CLAIM_HELD)
             heard_attempt(session, claim.attempt);
         piece_reader_claim(&session->reader, &claim);

@@ -166,6 +166,7 @@ static struct session *session_new(struct gateway *gateway, const char *id)
     gateway->sessions = session;
     gateway->session_count++;
     session->out.closed = session_on_closed;
+    session->out.drained = session_on_drained;
     return session;
 }
 

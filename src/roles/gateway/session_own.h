@@ -43,8 +43,11 @@ struct session {
     bool cancelling;
     bool unproven; /* a successor went on from before what was delivered: is it saying the same? */
     struct piece_reader reader;
-    struct {                  /* about the read of the stream that is under way */
-        uint64_t sum;         /* over the stored text, as far as it was delivered already */
+    bool slow; /* its reader took less than came, and what is missing is read from the stream */
+    struct {   /* about the read of the stream that is under way, or was last */
+        struct tokens_place place; /* where the next begins */
+        bool anew;                 /* it begins at the beginning instead */
+        uint64_t sum;         /* over the text up to there, as far as it was delivered already */
         char nonce[TAG_SIZE]; /* of the last piece it brought */
         bool claim_heard;     /* a claim was heard meanwhile, perhaps later than what it finds */
     } fill;
@@ -74,6 +77,7 @@ void session_record(struct session *session, const struct reply *record, uint64_
 void session_cancel(struct session *session);
 bool session_is_streamed(const struct session *session);
 void session_on_closed(struct delivery *delivery, bool complete);
+void session_on_drained(struct delivery *delivery);
 
 /* session_offer.c */
 void session_offer(struct session *session);

@@ -1,5 +1,5 @@
 /*
- * A visit finds its reply (find.h), sees that it belongs to who asks, and then
+ * A visit (visit.h) finds its reply (find.h), sees that it belongs to who asks, and then
  *
  *   GET      writes the record, or its state; as a stream, follows it (session.h) from any event on
  *   cancel   ends what is on its way as any cancellation, then writes the record
@@ -22,6 +22,7 @@
 #include "bus/tokens.h"
 #include "roles/gateway/find.h"
 #include "roles/gateway/session.h"
+#include "roles/gateway/visit.h"
 #include "wire/json.h"
 
 #define WHOLE_BYTES ((size_t)64 << 20)
@@ -30,19 +31,15 @@
 
 enum visit_verb { VERB_GET, VERB_CANCEL, VERB_DELETE, VERB_ITEMS };
 
-struct visit {
-    struct gateway *gateway;
-    struct http_exchange *exchange; /* NULL once the reader left */
+struct stored_visit {
+    struct visit base;
     enum visit_verb verb;
     enum api_kind kind;
     char id[ID_SIZE];
-    char owner[OWNER_LEN + 1];
     struct trace trace;
     bool stream;
     int64_t after;
     unsigned tries;
-    bool cancelled; /* by us */
-    bool answered;  /* freed when the exchange closes */
     /* of what is on its way, while it is asked whether anybody works on it */
     json_t *request;
     double created;
@@ -52,73 +49,20 @@ struct visit {
     char from[96];
 };
 
-static void visit_free(struct visit *visit)
+static void on_done(struct visit *base)
 {
+    struct stored_visit *visit = (struct stored_visit *)base;
     json_decref(visit->request);
-    free(visit);
-}
-
-static void on_left(void *arg, bool complete)
-{
-    struct visit *visit = arg;
-    (void)complete;
-    visit->exchange = NULL;
-    if (visit->answered)
-        visit_free(visit);
-}
-
-/* It is over: answered, or nobody is there to be. */
-static void visit_end(struct visit *visit)
-{
-    visit->answered = true;
-    if (visit->exchange == NULL)
-        visit_free(visit);
-}
-
-static void visit_fail(struct visit *visit, int status, const char *code, const char *param,
-                       const char *text)
-{
-    struct api_error error;
-    api_error_set(&error, status, code, param, "%s", text);
-    if (visit->exchange != NULL)
-        gateway_reply_error(visit->exchange, &error, visit->id, &visit->trace);
-    visit_end(visit);
-}
-
-static void not_found(struct visit *visit)
-{
-    visit_fail(visit, 404, "not_found", NULL,
-               "there is no such reply; what was not stored, was deleted, or is older than the "
-               "service keeps replies is gone");
-}
-
-static void unavailable(struct visit *visit)
-{
-    visit_fail(visit, 503, "unavailable", NULL, "the broker can't be asked; try again in a moment");
-}
-
-static void visit_answer(struct visit *visit, enum err err, const struct buf *json)
-{
-    struct http_header headers[GATEWAY_REPLY_HEADERS];
-    char parent[TRACE_PARENT_SIZE];
-    size_t count = gateway_reply_headers(headers, parent, visit->id, &visit->trace);
-    if (err != ERR_OK) {
-        visit_fail(visit, 500, "server_error", NULL, "the reply can't be written");
-        return;
-    }
-    if (visit->exchange != NULL)
-        http_reply(visit->exchange, 200, headers, count, "application/json", buf_text(json),
-                   json->len);
-    visit_end(visit);
 }
 
 /* ---- writing ---- */
 
-static struct render render_of(const struct visit *visit, const json_t *request, double created)
+static struct render render_of(const struct stored_visit *visit, const json_t *request,
+                               double created)
 {
     struct render render = {
         .kind = visit->kind,
-        .model = visit->gateway->join.model,
+        .model = visit->base.gateway->join.model,
         .created = json_number(request, "created", created),
         .request = request,
     };
@@ -126,7 +70,7 @@ static struct render render_of(const struct visit *visit, const json_t *request,
     return render;
 }
 
-static void write_record(struct visit *visit, const struct reply *record)
+static void write_record(struct stored_visit *visit, const struct reply *record)
 {
     const struct api_request shape = {.kind = visit->kind, .n = 1};
     struct render render = render_of(visit, record->request, record->accepted_at);
@@ -135,17 +79,17 @@ static void write_record(struct visit *visit, const struct reply *record)
     buf_init(&json, WHOLE_BYTES);
     if (visit->kind != API_RESPONSE && record->status != REPLY_COMPLETED) {
         api_error_of_reply(record, visit->kind, &error);
-        visit_fail(visit, error.status, error.code, error.param, error.message);
+        visit_fail(&visit->base, error.status, error.code, error.param, error.message);
     } else if (visit->kind == API_RESPONSE) {
-        visit_answer(visit, render_response(&render, record, false, &json), &json);
+        visit_answer(&visit->base, render_response(&render, record, false, &json), &json);
     } else {
         render.logprobs = record->logprobs != NULL;
-        visit_answer(visit, render_whole(&render, &record, 1, &shape, &json), &json);
+        visit_answer(&visit->base, render_whole(&render, &record, 1, &shape, &json), &json);
     }
     buf_done(&json);
 }
 
-static void write_deleted(struct visit *visit)
+static void write_deleted(struct stored_visit *visit)
 {
     char id[64];
     struct buf json;
@@ -159,7 +103,7 @@ static void write_deleted(struct visit *visit)
                   visit->kind == API_RESPONSE ? "response" : "chat.completion.deleted");
     json_out_flag(&out, "deleted", true);
     json_out_object_end(&out);
-    visit_answer(visit, json_out_end(&out), &json);
+    visit_answer(&visit->base, json_out_end(&out), &json);
     buf_done(&json);
 }
 
@@ -185,13 +129,13 @@ static void write_item(struct json_out *out, const char *id, const json_t *messa
     json_out_object_end(out);
 }
 
-static void item_id(char out[64], const struct visit *visit, size_t index)
+static void item_id(char out[64], const struct stored_visit *visit, size_t index)
 {
     snprintf(out, 64, "msg_%s_%zu", visit->id, index);
 }
 
 /* What was said to it, without its instructions; the newest first unless asked otherwise. */
-static void write_items(struct visit *visit, const json_t *request, const json_t *messages)
+static void write_items(struct stored_visit *visit, const json_t *request, const json_t *messages)
 {
     char id[64], first[64] = "", last[64] = "";
     size_t count = json_array_size(messages);
@@ -223,18 +167,18 @@ static void write_items(struct visit *visit, const json_t *request, const json_t
     json_out_text(&out, "last_id", written > 1 ? last : written > 0 ? first : NULL);
     json_out_flag(&out, "has_more", more);
     json_out_object_end(&out);
-    visit_answer(visit, json_out_end(&out), &json);
+    visit_answer(&visit->base, json_out_end(&out), &json);
     buf_done(&json);
 }
 
 /* ---- streams ---- */
 
-/* The visit's exchange goes to an outlet, and the visit ends. */
-static struct outlet *visit_outlet(struct visit *visit)
+/* The visit's exchange goes to an outlet; NULL: nobody waits, or was told that it can't. */
+static struct outlet *visit_outlet(struct stored_visit *visit)
 {
     const struct api_request shape = {.kind = visit->kind, .n = 1};
     const struct outlet_spec spec = {
-        .exchange = visit->exchange,
+        .exchange = visit->base.exchange,
         .count = 1,
         .stream = true,
         .after = visit->after,
@@ -243,163 +187,136 @@ static struct outlet *visit_outlet(struct visit *visit)
         .request = &shape,
     };
     struct outlet *outlet = NULL;
-    if (visit->exchange == NULL) {
-        visit_end(visit);
+    if (visit->base.exchange == NULL)
         return NULL;
-    }
     if (outlet_new(&outlet, &spec) != ERR_OK) {
-        unavailable(visit);
+        visit_fail_as(&visit->base, ERR_UNAVAILABLE);
         return NULL;
     }
+    visit_give(&visit->base);
     outlet_hold(outlet);
     return outlet;
 }
 
-/* A record's way to a reader, who may be slow. */
-struct replay {
-    struct delivery out;
-    struct reply record; /* its root is ours */
-};
-
-static void replay_free(struct replay *replay)
-{
-    outlet_leave(&replay->out);
-    reply_done(&replay->record);
-    free(replay);
-}
-
-static void replay_left(struct delivery *delivery, bool complete)
+static void nobody_waits(struct delivery *delivery, bool complete)
 {
     (void)complete;
-    replay_free((struct replay *)(void *)((char *)delivery - offsetof(struct replay, out)));
+    outlet_leave(delivery);
 }
 
-static void replay_go_on(void *arg)
+static void stream_record(struct stored_visit *visit, const struct reply *record)
 {
-    struct replay *replay = arg;
-    if (delivery_rest(&replay->out, &replay->record)) {
-        outlet_on_drained(replay->out.outlet, replay_go_on, replay);
-        return;
-    }
-    delivery_finish(&replay->out, &replay->record);
-    replay_free(replay);
-}
-
-static void stream_record(struct visit *visit, const struct reply *record)
-{
-    struct replay *replay = calloc(1, sizeof *replay);
-    if (replay == NULL) {
-        unavailable(visit);
-        return;
-    }
+    struct delivery out = {
+        .render = render_of(visit, record->request, record->accepted_at),
+        .closed = nobody_waits,
+    };
     struct outlet *outlet = visit_outlet(visit);
-    if (outlet == NULL) {
-        free(replay);
+    if (outlet == NULL)
         return;
-    }
-    replay->record = *record;
-    json_incref(record->root);
-    replay->out.closed = replay_left;
-    replay->out.render = render_of(visit, record->request, record->accepted_at);
-    outlet_join(outlet, &replay->out, 0);
-    delivery_open(&replay->out);
-    replay_go_on(replay);
+    outlet_join(outlet, &out, 0);
+    delivery_open(&out);
+    delivery_finish(&out, record);
+    outlet_leave(&out); /* the outlet has it all */
     outlet_release(outlet);
-    visit_free(visit);
 }
 
-static void stream_running(struct visit *visit, const struct prompt *prompt, double accepted_at)
+static void stream_running(struct stored_visit *visit, const struct prompt *prompt,
+                           double accepted_at)
 {
     struct outlet *outlet = visit_outlet(visit);
     if (outlet == NULL)
         return;
-    if (session_attach(visit->gateway, prompt, json_number(prompt->request, "created", accepted_at),
-                       visit->kind, outlet, 0) != ERR_OK)
+    if (session_attach(visit->base.gateway, prompt,
+                       json_number(prompt->request, "created", accepted_at), visit->kind, outlet,
+                       0) != ERR_OK)
         outlet_fail(outlet, 503, "unavailable", "out of memory; try again");
     outlet_release(outlet);
-    visit_free(visit);
 }
 
 /* ---- what is on its way ---- */
 
 static void on_claim(void *arg, enum err err, uint64_t sequence, const struct claim *claim)
 {
-    struct visit *visit = arg;
+    struct stored_visit *visit = arg;
     struct render render = render_of(visit, visit->request, visit->created);
     struct buf json;
     (void)sequence;
-    if (err != ERR_OK && err != ERR_NOT_FOUND) {
-        unavailable(visit);
-        return;
-    }
+    visit_back(&visit->base);
     buf_init(&json, WHOLE_BYTES);
-    visit_answer(visit, render_response(&render, NULL, claim != NULL, &json), &json);
+    if (err != ERR_OK && err != ERR_NOT_FOUND)
+        visit_fail_as(&visit->base, ERR_UNAVAILABLE);
+    else
+        visit_answer(&visit->base, render_response(&render, NULL, claim != NULL, &json), &json);
     buf_done(&json);
+    visit_settle(&visit->base);
 }
 
 /* Does somebody work on it? */
-static void write_running(struct visit *visit, const struct prompt *prompt, double accepted_at)
+static void write_running(struct stored_visit *visit, const struct prompt *prompt,
+                          double accepted_at)
 {
     if (visit->kind != API_RESPONSE) {
-        visit_fail(visit, 404, "not_found", NULL, "this reply is not whole yet");
+        visit_fail(&visit->base, 404, "not_found", NULL, "this reply is not whole yet");
         return;
     }
     visit->request = json_deep_copy(prompt->request);
     visit->created = accepted_at;
-    if (tokens_last_claim(visit->gateway->bus, prompt->gateway, visit->id, on_claim, visit) !=
-        ERR_OK)
-        unavailable(visit);
+    visit_asked(&visit->base, tokens_last_claim(visit->base.gateway->bus, prompt->gateway,
+                                                visit->id, on_claim, visit));
 }
 
-static void visit_begin(struct visit *visit);
+static void look(struct stored_visit *visit);
 
 static void on_cancelled(void *arg, enum err err, uint64_t sequence)
 {
-    struct visit *visit = arg;
+    struct stored_visit *visit = arg;
     (void)sequence;
+    visit_back(&visit->base);
     if (err != ERR_OK)
-        unavailable(visit);
+        visit_fail_as(&visit->base, ERR_UNAVAILABLE);
     else
-        visit_begin(visit); /* its record stands now, whoever made it */
+        look(visit); /* its record stands now, whoever made it */
+    visit_settle(&visit->base);
 }
 
-static void cancel(struct visit *visit, const struct prompt *prompt, double accepted_at)
+static void cancel(struct stored_visit *visit, const struct prompt *prompt, double accepted_at)
 {
     char trace_id[ID_SIZE];
     const struct cancel_spec spec = cancel_spec_of(prompt, "cancelled", accepted_at, trace_id);
-    visit->cancelled = true;
     log_info("reply.cancelled prompt=%s trace_id=%s", prompt->id, trace_id);
-    if (endings_cancel(visit->gateway->endings, &spec, on_cancelled, visit) != ERR_OK)
-        unavailable(visit);
+    visit_asked(&visit->base,
+                endings_cancel(visit->base.gateway->endings, &spec, on_cancelled, visit));
 }
 
 static void on_deleted(void *arg, enum err err, uint64_t sequence)
 {
-    struct visit *visit = arg;
+    struct stored_visit *visit = arg;
     (void)sequence;
+    visit_back(&visit->base);
     if (err == ERR_OK)
         write_deleted(visit);
     else if (err == ERR_EXISTS)
-        visit_begin(visit); /* it changed under our hands */
+        look(visit); /* it changed under our hands */
     else
-        unavailable(visit);
+        visit_fail_as(&visit->base, ERR_UNAVAILABLE);
+    visit_settle(&visit->base);
 }
 
 /* ---- finding it ---- */
 
-static bool is_theirs(const struct visit *visit, const char *owner, const json_t *request)
+static bool is_theirs(const struct stored_visit *visit, const char *owner, const json_t *request)
 {
     const char *api = json_text(request, "api", "");
-    return strcmp(owner, visit->owner) == 0 &&
+    return strcmp(owner, visit->base.owner) == 0 &&
            strcmp(api, visit->kind == API_RESPONSE ? "response" : "chat") == 0;
 }
 
-static void with_record(struct visit *visit, const struct found *found)
+static void with_record(struct stored_visit *visit, const struct found *found)
 {
     const struct reply *record = found->record;
     if (record->deleted || record->text == NULL ||
         !is_theirs(visit, record->owner, record->request)) {
-        not_found(visit);
+        visit_fail_as(&visit->base, ERR_NOT_FOUND);
         return;
     }
     switch (visit->verb) {
@@ -413,9 +330,8 @@ static void with_record(struct visit *visit, const struct found *found)
         write_record(visit, record);
         break;
     case VERB_DELETE:
-        if (replies_delete(visit->gateway->bus, record, found->sequence, on_deleted, visit) !=
-            ERR_OK)
-            unavailable(visit);
+        visit_asked(&visit->base, replies_delete(visit->base.gateway->bus, record, found->sequence,
+                                                 on_deleted, visit));
         break;
     case VERB_ITEMS:
         write_items(visit, record->request, record->messages);
@@ -423,10 +339,10 @@ static void with_record(struct visit *visit, const struct found *found)
     }
 }
 
-static void with_prompt(struct visit *visit, const struct prompt *prompt, double accepted_at)
+static void with_prompt(struct stored_visit *visit, const struct prompt *prompt, double accepted_at)
 {
     if (!is_theirs(visit, prompt->owner, prompt->request)) {
-        not_found(visit);
+        visit_fail_as(&visit->base, ERR_NOT_FOUND);
         return;
     }
     switch (visit->verb) {
@@ -448,55 +364,57 @@ static void with_prompt(struct visit *visit, const struct prompt *prompt, double
 
 static void on_found(void *arg, enum err err, const struct found *found)
 {
-    struct visit *visit = arg;
+    struct stored_visit *visit = arg;
+    visit_back(&visit->base);
     if (err != ERR_OK)
-        unavailable(visit);
+        visit_fail_as(&visit->base, ERR_UNAVAILABLE);
     else if (found->record != NULL)
         with_record(visit, found);
     else if (found->prompt != NULL)
         with_prompt(visit, found->prompt, found->accepted_at);
     else
-        not_found(visit);
+        visit_fail_as(&visit->base, ERR_NOT_FOUND);
+    visit_settle(&visit->base);
 }
 
-static void visit_begin(struct visit *visit)
+static void look(struct stored_visit *visit)
 {
-    if (++visit->tries > TRIES_MAX ||
-        find_reply(visit->gateway->bus, visit->id, on_found, visit) != ERR_OK)
-        unavailable(visit);
+    if (++visit->tries > TRIES_MAX)
+        visit_fail_as(&visit->base, ERR_UNAVAILABLE);
+    else
+        visit_asked(&visit->base, find_reply(visit->base.gateway->bus, visit->id, on_found, visit));
 }
 
 /* ---- requests ---- */
 
-static struct visit *visit_new(struct gateway *gateway, struct http_exchange *exchange,
-                               const struct http_request *request, const struct key *caller,
-                               enum api_kind kind, enum visit_verb verb)
+static struct stored_visit *begin(struct gateway *gateway, struct http_exchange *exchange,
+                                  const struct http_request *request, const struct key *caller,
+                                  enum api_kind kind, enum visit_verb verb)
 {
     static const char *const suffixes[] = {[VERB_GET] = "",
                                            [VERB_CANCEL] = "/cancel",
                                            [VERB_DELETE] = "",
                                            [VERB_ITEMS] = "/input_items"};
+    static const struct visit_kind replies = {
+        .missing = "there is no such reply; what was not stored, was deleted, or is older than the "
+                   "service keeps replies is gone",
+        .done = on_done,
+    };
     const char *prefix = kind == API_RESPONSE ? "/v1/responses/" : "/v1/chat/completions/";
     char id[128];
-    struct visit *visit = calloc(1, sizeof *visit);
-    if (visit == NULL) {
-        struct api_error error;
-        api_error_set(&error, 503, "unavailable", NULL, "out of memory; try again");
-        gateway_reply_error(exchange, &error, NULL, NULL);
+    struct stored_visit *visit = visit_new(sizeof *visit, &replies, gateway, exchange, caller);
+    if (visit == NULL)
         return NULL;
-    }
-    *visit = (struct visit){.gateway = gateway,
-                            .exchange = exchange,
-                            .verb = verb,
-                            .kind = kind,
-                            .after = -1,
-                            .limit = 20};
-    snprintf(visit->owner, sizeof visit->owner, "%s", caller->id);
+    visit->verb = verb;
+    visit->kind = kind;
+    visit->after = -1;
+    visit->limit = 20;
     gateway_trace(&visit->trace, request);
-    http_on_close(exchange, on_left, visit);
+    visit->base.request_id = visit->id;
+    visit->base.trace = &visit->trace;
     if (!gateway_path_id(request, prefix, suffixes[verb], id, sizeof id) ||
         !render_prompt_id(visit->id, kind, id)) {
-        not_found(visit);
+        visit_fail_as(&visit->base, ERR_NOT_FOUND);
         return NULL;
     }
     return visit;
@@ -532,66 +450,70 @@ static bool query_word(const struct http_request *request, const char *name, con
 void stored_response_get(struct gateway *gateway, struct http_exchange *exchange,
                          const struct http_request *request, const struct key *caller)
 {
-    struct visit *visit = visit_new(gateway, exchange, request, caller, API_RESPONSE, VERB_GET);
+    struct stored_visit *visit = begin(gateway, exchange, request, caller, API_RESPONSE, VERB_GET);
     if (visit == NULL)
         return;
     if (!query_word(request, "stream", "false", "true", &visit->stream))
-        visit_fail(visit, 400, "invalid_value", "stream", "'stream' is true or false.");
+        visit_fail(&visit->base, 400, "invalid_value", "stream", "'stream' is true or false.");
     else if (!query_number(request, "starting_after", -1, INT64_MAX, &visit->after))
-        visit_fail(visit, 400, "invalid_value", "starting_after",
+        visit_fail(&visit->base, 400, "invalid_value", "starting_after",
                    "'starting_after' is the sequence number of an event.");
     else
-        visit_begin(visit);
+        look(visit);
 }
 
 void stored_response_cancel(struct gateway *gateway, struct http_exchange *exchange,
                             const struct http_request *request, const struct key *caller)
 {
-    struct visit *visit = visit_new(gateway, exchange, request, caller, API_RESPONSE, VERB_CANCEL);
+    struct stored_visit *visit =
+        begin(gateway, exchange, request, caller, API_RESPONSE, VERB_CANCEL);
     if (visit != NULL)
-        visit_begin(visit);
+        look(visit);
 }
 
 void stored_response_delete(struct gateway *gateway, struct http_exchange *exchange,
                             const struct http_request *request, const struct key *caller)
 {
-    struct visit *visit = visit_new(gateway, exchange, request, caller, API_RESPONSE, VERB_DELETE);
+    struct stored_visit *visit =
+        begin(gateway, exchange, request, caller, API_RESPONSE, VERB_DELETE);
     if (visit != NULL)
-        visit_begin(visit);
+        look(visit);
 }
 
 void stored_response_items(struct gateway *gateway, struct http_exchange *exchange,
                            const struct http_request *request, const struct key *caller)
 {
     int64_t limit = 20;
-    struct visit *visit = visit_new(gateway, exchange, request, caller, API_RESPONSE, VERB_ITEMS);
+    struct stored_visit *visit =
+        begin(gateway, exchange, request, caller, API_RESPONSE, VERB_ITEMS);
     if (visit == NULL)
         return;
     if (!query_word(request, "order", "desc", "asc", &visit->ascending)) {
-        visit_fail(visit, 400, "invalid_value", "order", "'order' is asc or desc.");
+        visit_fail(&visit->base, 400, "invalid_value", "order", "'order' is asc or desc.");
     } else if (gateway_query(request, "after", visit->from, sizeof visit->from) &&
                visit->from[0] == '\0') {
-        visit_fail(visit, 400, "invalid_value", "after", "'after' is the id of an item.");
+        visit_fail(&visit->base, 400, "invalid_value", "after", "'after' is the id of an item.");
     } else if (!query_number(request, "limit", 1, ITEMS_LIMIT, &limit)) {
-        visit_fail(visit, 400, "invalid_value", "limit", "'limit' is a number from 1 to 100.");
+        visit_fail(&visit->base, 400, "invalid_value", "limit",
+                   "'limit' is a number from 1 to 100.");
     } else {
         visit->limit = (int)limit;
-        visit_begin(visit);
+        look(visit);
     }
 }
 
 void stored_chat_get(struct gateway *gateway, struct http_exchange *exchange,
                      const struct http_request *request, const struct key *caller)
 {
-    struct visit *visit = visit_new(gateway, exchange, request, caller, API_CHAT, VERB_GET);
+    struct stored_visit *visit = begin(gateway, exchange, request, caller, API_CHAT, VERB_GET);
     if (visit != NULL)
-        visit_begin(visit);
+        look(visit);
 }
 
 void stored_chat_delete(struct gateway *gateway, struct http_exchange *exchange,
                         const struct http_request *request, const struct key *caller)
 {
-    struct visit *visit = visit_new(gateway, exchange, request, caller, API_CHAT, VERB_DELETE);
+    struct stored_visit *visit = begin(gateway, exchange, request, caller, API_CHAT, VERB_DELETE);
     if (visit != NULL)
-        visit_begin(visit);
+        look(visit);
 }

@@ -22,7 +22,7 @@ static bool is_ours(const struct job *job, const struct claim *claim)
            (job->claim.previous[0] != '\0' && strcmp(claim->nonce, job->claim.previous) == 0);
 }
 
-static void on_stored_piece(void *arg, const struct pieces *pieces)
+static bool on_stored_piece(void *arg, const struct pieces *pieces)
 {
     struct job *job = arg;
     job->found_done |= pieces->done;
@@ -32,6 +32,7 @@ static void on_stored_piece(void *arg, const struct pieces *pieces)
         if (!job->started && kept_add(&job->kept, &pieces->items[i]) != ERR_OK)
             job_too_long(job);
     }
+    return true;
 }
 
 /* A predecessor stored the whole reply and died before its ending was put. */
@@ -92,7 +93,7 @@ static void job_read_stored(struct job *job)
     job->found_done = false;
     if (!job->started)
         kept_clear(&job->kept);
-    enum err err = tokens_read(job->infer->bus, job->prompt.gateway, job->id, on_stored_piece,
+    enum err err = tokens_read(job->infer->bus, job->prompt.gateway, job->id, NULL, on_stored_piece,
                                on_stored_read, job);
     if (err == ERR_OK)
         job->pending++;

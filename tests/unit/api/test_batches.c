@@ -61,7 +61,7 @@ static void what_is_wrong_is_named(void **state)
          "endpoint"},
         {"{\"input_file_id\":\"file-" HEX "\",\"endpoint\":\"" CHAT "\"}", "completion_window"},
         {BODY(",\"metadata\":[]"), "metadata"},
-        {BODY(",\"metadata\":{\"a\":1}"), "metadata"},
+        {BODY(",\"metadata\":{\"a\":1}"), "metadata.a"},
         {BODY(
              ",\"metadata\":{\"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\":"
              "\"b\"}"),

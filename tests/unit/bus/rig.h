@@ -50,7 +50,7 @@ static struct {
     uint64_t sequence;
     unsigned deliveries, pieces;
     char ack[4][PROMPTS_ACK_MAX];
-    char text[256];
+    char text[1024];
     struct claim latest;
 } got;
 

@@ -3,11 +3,12 @@
 #define MAX_QUEUE 3
 #include "rig.h"
 
-static void on_piece(void *arg, const struct pieces *pieces)
+static bool on_piece(void *arg, const struct pieces *pieces)
 {
     (void)arg;
     for (size_t i = 0; i < pieces->count; i++, got.pieces++)
         strncat(got.text, pieces->items[i].text, pieces->items[i].text_len);
+    return true;
 }
 
 static void on_read(void *arg, enum err err, const struct claim *latest, uint64_t sequence)
@@ -46,7 +47,7 @@ static void test_fence(void **state)
     assert_int_equal(got.err, ERR_EXISTS);
     WAIT(append(id, later, &second, 1, "two "));
     assert_int_equal(got.err, ERR_OK);
-    WAIT(tokens_read(rig.bus, GATEWAY, id, on_piece, on_read, NULL));
+    WAIT(tokens_read(rig.bus, GATEWAY, id, NULL, on_piece, on_read, NULL));
     assert_int_equal(got.err, ERR_OK);
     assert_string_equal(got.text, "one two ");
     assert_int_equal(got.sequence, later);
@@ -58,6 +59,51 @@ static void test_fence(void **state)
     assert_int_equal(got.err, ERR_OK);
     WAIT(append(id, later, &second, 2, "lost "));
     assert_int_equal(got.err, ERR_EXISTS);
+}
+
+struct part { /* of a reply's pieces, as a reader takes them */
+    uint64_t next, stop;
+};
+
+static bool on_piece_of_part(void *arg, const struct pieces *pieces)
+{
+    struct part *part = arg;
+    if (part->next == part->stop)
+        return false;
+    assert_int_equal(pieces->first, part->next);
+    part->next += pieces->count;
+    return true;
+}
+
+static void on_part_read(void *arg, enum err err, const struct claim *latest, uint64_t sequence)
+{
+    (void)arg;
+    on_read(NULL, err, latest, sequence);
+}
+
+/* A reader stops where it likes, and the next read goes on there, with the claim known. */
+static void test_read_in_parts(void **state)
+{
+    char id[ID_SIZE];
+    struct tokens_place place = {0};
+    struct part part = {0};
+    const struct claim claim = claim_new();
+    id_random(id, ID_LEN);
+    WAIT(tokens_claim(rig.bus, GATEWAY, id, &claim, 0, on_done, NULL));
+    uint64_t fence = got.sequence;
+    for (uint64_t i = 0; i < 500; i++) { /* more than is asked for at a time */
+        WAIT(append(id, fence, &claim, i, "x"));
+        assert_int_equal(got.err, ERR_OK);
+    }
+    for (; part.stop <= 500; part.stop += 250) {
+        WAIT(tokens_read(rig.bus, GATEWAY, id, &place, on_piece_of_part, on_part_read, &part));
+        assert_int_equal(got.err, ERR_OK);
+        assert_int_equal(part.next, part.stop);
+        assert_int_equal(place.reader.next, part.stop);
+        assert_string_equal(got.latest.nonce, part.stop == 0 ? claim.nonce : "");
+    }
+    WAIT(tokens_read(rig.bus, GATEWAY, id, NULL, on_piece, on_read, NULL));
+    assert_int_equal(got.pieces, 500);
 }
 
 static enum err put(const char *id)
@@ -213,9 +259,10 @@ static void test_broker_killed(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_fence),  cmocka_unit_test(test_queue),
-        cmocka_unit_test(test_record), cmocka_unit_test(test_pull_taken_back),
-        cmocka_unit_test(test_rights), cmocka_unit_test(test_broker_killed),
+        cmocka_unit_test(test_fence),           cmocka_unit_test(test_read_in_parts),
+        cmocka_unit_test(test_queue),           cmocka_unit_test(test_record),
+        cmocka_unit_test(test_pull_taken_back), cmocka_unit_test(test_rights),
+        cmocka_unit_test(test_broker_killed),
     };
     return cmocka_run_group_tests(tests, start, stop);
 }

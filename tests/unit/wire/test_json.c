@@ -6,6 +6,7 @@
 
 #include <cmocka.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -76,15 +77,68 @@ static void test_depth(void **state)
     free(deep);
 }
 
-static void test_big_integer_becomes_real(void **state)
+/* And they alone: their neighbours stay integers, the texts that look like them texts. */
+static void test_large_integers_become_reals(void **state)
 {
     json_t *value = NULL;
-    const char *text = "{\"a\":99999999999999999999,\"b\":5}";
+    const char *text = "{\"a\":99999999999999999999,\"b\":5,\"99999999999999999999\":\"\\\"-9\","
+                       "\"c\":[9223372036854775807,9223372036854775808,-9223372036854775808,"
+                       "-9223372036854775809,0,99999999999999999999.5,99999999999999999999e1]}";
+    static const bool real[] = {false, true, false, true, false, true, true};
 
     assert_int_equal(json_parse(&value, text, strlen(text)), ERR_OK);
     assert_true(json_is_real(json_object_get(value, "a")));
-    assert_true(json_number(value, "a", 0) > 9e19);
+    assert_true(json_number(value, "a", 0) == 99999999999999999999.0);
+    assert_int_equal(json_int(value, "b", 0), 5);
+    assert_string_equal(json_text(value, "99999999999999999999", ""), "\"-9");
+    const json_t *c = json_object_get(value, "c");
+    assert_int_equal(json_array_size(c), sizeof real);
+    for (size_t i = 0; i < sizeof real; i++)
+        assert_int_equal(json_is_real(json_array_get(c, i)), real[i]);
+    assert_true(json_integer_value(json_array_get(c, 0)) == INT64_MAX);
+    assert_true(json_integer_value(json_array_get(c, 2)) == INT64_MIN);
+    assert_true(json_real_value(json_array_get(c, 3)) == -0x1p63);
     json_decref(value);
+    value = NULL;
+    assert_int_equal(json_parse(&value, "-1000000000000000000000000000000", 32), ERR_OK);
+    assert_true(json_real_value(value) == -1e30);
+    json_decref(value);
+}
+
+/* What is wrong beside them is found where it stands: as beside a number of the same length. */
+static void test_faults_beside_large_integers(void **state)
+{
+    static const struct {
+        const char *text, *field;
+    } cases[] = {
+        {"{\"a\":#,\"b\":tru}", "b"},
+        {"{\"a\":[#,#],\n \"b\":#,\"c\":1e999}", "c"},
+        {"{\"a\":[#,#],\n \"b\":#,\"c\":tru}", "c"},
+        {"{\"a\":[#,#,\n \"b\":#", "a"},
+        {"{\"a\":#,\"a\":1}", "a"},
+        {"{\"a\":#,\"b\":\"\\u0000\"}", "b"},
+        {"{\"a\":#-1}", "a"},
+        {"{\"a\":#,\"b\":\"#", "b"},
+        {"{\"a\":#,\"b\":\"\\", "b"},
+        {"#,", ""},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        static const char *const numbers[] = {"1.345678901234567890", "99999999999999999999"};
+        char said[2][256];
+        for (size_t k = 0; k < 2; k++) {
+            char text[256] = "", field[64] = "?";
+            for (const char *at = cases[i].text; *at != '\0'; at++)
+                strncat(text, *at == '#' ? numbers[k] : at, *at == '#' ? 20 : 1);
+            assert_int_equal(parse(text, field), ERR_INVALID);
+            assert_string_equal(field, cases[i].field);
+            snprintf(said[k], sizeof said[k], "%.*s", (int)strcspn(err_text(), ":"), err_text());
+        }
+        assert_string_equal(said[1], said[0]);
+    }
+    char deep[2 * JSON_MAX_DEPTH + 64], field[64];
+    memset(deep, '[', JSON_MAX_DEPTH + 1);
+    strcpy(deep + JSON_MAX_DEPTH + 1, "99999999999999999999");
+    assert_int_equal(parse(deep, field), ERR_LIMIT);
 }
 
 static void test_typed_access(void **state)
@@ -234,7 +288,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_refused),
         cmocka_unit_test(test_depth),
-        cmocka_unit_test(test_big_integer_becomes_real),
+        cmocka_unit_test(test_large_integers_become_reals),
+        cmocka_unit_test(test_faults_beside_large_integers),
         cmocka_unit_test(test_typed_access),
         cmocka_unit_test(test_strings_read_back),
         cmocka_unit_test(test_out_writes_and_takes_back),
