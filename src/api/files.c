@@ -42,6 +42,8 @@ enum err file_meta_decode(struct file_meta *out, const char *data, size_t len)
 {
     struct file_meta meta = {.bytes = 0};
     json_t *root = NULL;
+    if (len == 0)
+        return err_set(ERR_NOT_FOUND, "the file was deleted");
     enum err err = json_parse(&root, data, len);
     if (err != ERR_OK)
         return err;

@@ -37,7 +37,7 @@ struct file_meta {
 void file_public_id(char out[FILE_PUBLIC_SIZE], const char *id);
 bool file_id_parse(char out[ID_SIZE], const char *public_id);
 
-/* As it is stored. */
+/* As it is stored; nothing (len 0) stands for a file that was deleted: ERR_NOT_FOUND. */
 MUST_USE enum err file_meta_encode(const struct file_meta *meta, struct buf *out);
 MUST_USE enum err file_meta_decode(struct file_meta *out, const char *data, size_t len);
 

@@ -143,12 +143,22 @@ enum err objects_list(struct bus *bus, const char *name, uint64_t from, unsigned
     return err;
 }
 
-enum err objects_purge(struct bus *bus, const char *name, bus_done_fn *fn, void *arg)
+static enum err purge(struct bus *bus, const char *name, unsigned keep, bus_done_fn *fn, void *arg)
 {
-    char subject[SUBJECT_MAX], ask[SUBJECT_MAX + 32];
+    char subject[SUBJECT_MAX], ask[SUBJECT_MAX + 48];
     enum err err = subject_of(subject, name, true);
     if (err != ERR_OK)
         return err;
-    snprintf(ask, sizeof ask, "{\"filter\":\"%s\"}", subject);
+    snprintf(ask, sizeof ask, "{\"filter\":\"%s\",\"keep\":%u}", subject, keep);
     return js_call(bus, "$JS.API.STREAM.PURGE.OBJECTS", ask, fn, arg);
+}
+
+enum err objects_purge(struct bus *bus, const char *name, bus_done_fn *fn, void *arg)
+{
+    return purge(bus, name, 0, fn, arg);
+}
+
+enum err objects_purge_but_last(struct bus *bus, const char *name, bus_done_fn *fn, void *arg)
+{
+    return purge(bus, name, 1, fn, arg);
 }

@@ -42,7 +42,12 @@ MUST_USE enum err objects_get(struct bus *bus, const char *name, object_fn *fn, 
 MUST_USE enum err objects_list(struct bus *bus, const char *name, uint64_t from, unsigned most,
                                object_fn *fn, void *arg);
 
-/* Drops all under a name, which may hold wildcards. */
+/* Drops all under a name, which may hold wildcards.  A broker that is killed can bring back what
+ * was purged (nats-server pull requests 7384 and 7387): what must never be seen again is written
+ * over first, and what stands there then is left. */
 MUST_USE enum err objects_purge(struct bus *bus, const char *name, bus_done_fn *fn, void *arg);
+/* The same, but for what was put last. */
+MUST_USE enum err objects_purge_but_last(struct bus *bus, const char *name, bus_done_fn *fn,
+                                         void *arg);
 
 #endif

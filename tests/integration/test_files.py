@@ -48,6 +48,10 @@ def test_five_megabytes_come_back_as_they_were(filed):
     assert two.files.content(made.id).read() == data
     gone = two.files.delete(made.id)
     assert gone.deleted and gone.id == made.id
+    with filed.broker() as broker:  # nothing stays, but what says that it is gone
+        name = f"obj.file.{made.id.removeprefix('file-')}"
+        assert broker.subjects("OBJECTS", f"{name}.>") == {f"{name}.meta": 1}
+        assert broker.last("OBJECTS", f"{name}.meta").data == b""
     for call in (one.files.retrieve, one.files.content, one.files.delete):
         with pytest.raises(openai.NotFoundError):
             call(made.id)

@@ -5,7 +5,8 @@
  *            body; then its meta; a reader that leaves before that takes what was put with it
  *   GET      the meta, or all metas of the owner
  *   content  the meta, then chunk after chunk, each when the one before has left for the reader
- *   DELETE   the meta, then all of it is purged
+ *   DELETE   the meta is written over with nothing, which stays for as long as files are kept, so
+ * that no chunk that a killed broker brings back is found; then the rest is purged
  *
  * What is another's does not exist: 404.
  */
@@ -331,11 +332,29 @@ static void on_deleted(void *arg, enum err err, uint64_t sequence)
     visit_settle(&visit->base);
 }
 
+static void on_marked(void *arg, enum err err, uint64_t sequence)
+{
+    struct file_visit *visit = arg;
+    char name[FILE_OBJECT_SIZE];
+    (void)sequence;
+    visit_back(&visit->base);
+    struct bus *bus = visit->base.gateway->bus;
+    snprintf(name, sizeof name, "file.%s.>", visit->meta.id);
+    if (err == ERR_OK)
+        visit_asked(&visit->base, objects_purge_but_last(bus, name, on_deleted, visit));
+    else if (err == ERR_FULL) /* no room even for that: room is made */
+        visit_asked(&visit->base, objects_purge(bus, name, on_deleted, visit));
+    else
+        visit_fail_as(&visit->base, err);
+    visit_settle(&visit->base);
+}
+
 static void begin_delete(struct file_visit *visit)
 {
     char name[FILE_OBJECT_SIZE];
-    snprintf(name, sizeof name, "file.%s.>", visit->meta.id);
-    visit_asked(&visit->base, objects_purge(visit->base.gateway->bus, name, on_deleted, visit));
+    file_meta_name(name, visit->meta.id);
+    visit_asked(&visit->base,
+                objects_put(visit->base.gateway->bus, name, NULL, 0, "", 0, on_marked, visit));
 }
 
 static void on_meta(void *arg, enum err err, const char *name, uint64_t sequence, const char *data,

@@ -35,6 +35,7 @@ static void a_stored_file_comes_back(void **state)
     assert_int_equal(meta.chunks, 3);
     assert_int_equal(file_meta_decode(&meta, "{}", 2), ERR_INVALID);
     assert_int_equal(file_meta_decode(&meta, "{", 1), ERR_INVALID);
+    assert_int_equal(file_meta_decode(&meta, "", 0), ERR_NOT_FOUND); /* deleted */
     buf_done(&text);
 }
 

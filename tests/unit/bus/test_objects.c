@@ -156,6 +156,12 @@ static void test_lists(void **state)
     assert_int_equal(seen.len, 40 * OBJECT_BYTES_MAX);
     assert_int_equal(objects_put(bus, "file.big.x", NULL, 0, big, sizeof big, on_done, NULL),
                      ERR_LIMIT);
+    WAIT(objects_put(bus, "file.big.3", NULL, 0, "", 0, on_done, NULL));
+    WAIT(objects_purge_but_last(bus, "file.big.>", on_done, NULL));
+    assert_int_equal(got.err, ERR_OK);
+    LIST("file.big.*", 0, 1000);
+    assert_int_equal(seen.count, 1);
+    assert_int_equal(seen.len, 0);
     WAIT(objects_purge(bus, "file.big.>", on_done, NULL));
     assert_int_equal(got.err, ERR_OK);
     LIST("file.>", 0, 1000);
@@ -178,6 +184,7 @@ static void test_names(void **state)
         assert_int_equal(objects_get(bus, bad[i], on_object, NULL), ERR_INVALID);
         assert_int_equal(objects_list(bus, bad[i], 0, 1, on_listed, NULL), ERR_INVALID);
         assert_int_equal(objects_purge(bus, bad[i], on_done, NULL), ERR_INVALID);
+        assert_int_equal(objects_purge_but_last(bus, bad[i], on_done, NULL), ERR_INVALID);
     }
     assert_int_equal(put_text("a.*", NULL, 0, "x"), ERR_INVALID);
     assert_int_equal(put_text(">", NULL, 0, "x"), ERR_INVALID);
