@@ -1,0 +1,209 @@
+"""A gateway whose way to the broker is bad: what it had begun is ended well, and its clients are
+answered, whatever moment it happens in (tests/relay.py)."""
+
+import json
+import os
+import secrets
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+
+from batches import answers, begin, client, end, jsonl, line
+from harness import Stream, fake_text, process_start, wait_for
+from relay import FarGateway, about
+
+
+@pytest.fixture(scope="module")
+def near(tmp_path_factory):
+    """The service; its own gateway's way is good."""
+    from harness import Service
+    service = Service(tmp_path_factory.mktemp("near"), workers=2, slots=4, max_queue=40,
+                      model="fake:tokens=20,delay_ms=5")
+    try:
+        service.wait_ready()
+        yield service
+        assert service.stop() == 0, service.logs()
+    finally:
+        service.kill()
+
+
+@pytest.fixture
+def far(near, tmp_path):
+    """A gateway behind a relay; it must end well when it is asked to."""
+    gateway = FarGateway(near, tmp_path / "far")
+    try:
+        yield gateway.wait_ready()
+        assert gateway.stop() == 0, gateway.log()
+    finally:
+        gateway.kill()
+
+
+def chat(content, **fields):
+    return {"model": "default", "messages": [{"role": "user", "content": content}], **fields}
+
+
+def post(gateway, path, body, timeout=60, **headers):
+    headers = {name.replace("_", "-"): value for name, value in headers.items()}
+    return httpx.post(gateway.gateway_url(0) + path, json=body, headers=headers, timeout=timeout,
+                      trust_env=False)
+
+
+def later(fn, *args, **kwargs):
+    """A call in a thread of its own."""
+    return ThreadPoolExecutor(1).submit(fn, *args, **kwargs)
+
+
+def log_of(service):
+    return (service.state_dir / "logs" / "gateway-0.log").read_text(errors="replace")
+
+
+# ---- prompts ----
+
+def test_a_pause_does_not_end_a_keys_prompt(near, far):
+    """The queue has the prompt, but nobody heard so; who asked is told 503, and who asks again with
+    the key gets that very reply, whole: it was not cancelled meanwhile."""
+    body = chat("paused tokens=500 delay_ms=20")
+    lost = far.relay.hold_answers(about(r"prompt\..*"), times=99)
+    first = later(post, far, "/v1/chat/completions", body, idempotency_key="pause")
+    lost.wait()
+    far.relay.cut()
+    refused = first.result()
+    assert refused.status_code == 503, refused.text
+    far.relay.heal()
+    wait_for(far.ready, "its return")
+    again = post(near, "/v1/chat/completions", body, idempotency_key="pause")
+    assert again.status_code == 200, again.text
+    assert again.json()["choices"][0]["message"]["content"] == fake_text("paused", 500)
+    assert again.json()["wyvern"]["attempt"] == 1
+
+
+def test_what_others_forgot_is_answered(near, far):
+    """Cut off for so long that workers ended its prompts and response workers took their texts
+    away: who still waits, for a whole reply or a stream, is told that it is gone."""
+    with near.broker() as broker:
+        known = set(broker.subjects("PROMPTS", "prompt.>"))
+        whole = later(post, far, "/v1/chat/completions", chat("whole tokens=100000 delay_ms=20"))
+        stream = Stream(far, "stream tokens=100000 delay_ms=20").wait_text()
+        wait_for(lambda: len(set(broker.subjects("PROMPTS", "prompt.>")) - known) == 2, "both")
+        ids = [s.rpartition(".")[2] for s in set(broker.subjects("PROMPTS", "prompt.>")) - known]
+        far.relay.cut()
+        for prompt_id in ids:
+            wait_for(lambda i=prompt_id: forgotten(broker, i), "its end, and no text of it", 40)
+    assert not whole.done() and not stream.future.done()
+    far.relay.heal()
+    answer = whole.result(30)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "unavailable")
+    stream.join(30)
+    assert stream.error["code"] == "unavailable" and stream.text
+
+
+def forgotten(broker, prompt_id):
+    record = broker.last("REPLIES", f"reply.*.{prompt_id}")
+    return record is not None and record.json()["text"] is None
+
+
+# ---- batches ----
+
+LONG = "x" * 200_000
+
+
+def test_a_batch_fails_while_lines_of_it_wait(start, tmp_path):
+    """The queue is full, so two lines wait to be asked for again; then the input file's second
+    chunk is not there any more."""
+    service = start(workers=1, slots=2, max_queue=2)
+    far = FarGateway(service, tmp_path / "far").wait_ready()
+    try:
+        one = client(service)
+        fillers = [one.responses.create(model="default", background=True,
+                                        input="f tokens=100000 delay_ms=20") for _ in range(2)]
+        full = far.relay.hold_answers(about(r"prompt\..*"), times=2)
+        # once it is read to be checked, and then to be asked for
+        chunk = far.relay.hold_up(about(r"\$JS\.API\.DIRECT\.GET\.OBJECTS", b".1\""), skip=1)
+        batch = begin(client(far), [line(i, messages=[{"role": "user", "content": LONG}])
+                                    for i in range(4)])
+        full.wait(2)
+        chunk.wait()
+        one.files.delete(batch.input_file_id)
+        full.release()
+        chunk.release()
+        done = end(one, batch)
+        assert far.lives(), f"it died\n{far.log()}"
+        assert done.status == "failed" and done.failed_at
+        assert [fault.code for fault in done.errors.data] == ["input_file_gone"]
+        for filler in fillers:
+            one.responses.cancel(filler.id)
+        assert far.stop() == 0, far.log()
+    finally:
+        far.kill()
+
+
+def test_a_batch_is_cancelled_when_it_has_just_failed(near, far):
+    """Its gateway found a wrong line; before it could say so the batch was cancelled elsewhere."""
+    failed = far.relay.hold_up(about(r"obj\.batch\..*", b'"status":"failed"'))
+    batch = begin(client(far), [line(0), "no line"])
+    failed.wait()
+    assert client(near).batches.cancel(batch.id).status == "cancelling"
+    failed.release()
+    done = end(client(near), batch)
+    assert done.status == "cancelled" and done.cancelled_at >= done.cancelling_at
+    assert wait_for(lambda: not marks(near, batch), "the mark's going") is True
+
+
+def marks(service, batch):
+    with service.broker() as broker:
+        name = f"obj.batchrun.{batch.id.removeprefix('batch_')}"
+        return broker.subjects("OBJECTS", name)
+
+
+def test_an_orphan_behind_old_marks_is_found(near, tmp_path):
+    """Marks of batches whose states are gone stand for days; behind fifty of them is a batch whose
+    gateway died."""
+    with near.broker() as broker:
+        for _ in range(50):
+            assert broker.request(f"obj.batchrun.{secrets.token_hex(16)}", b"").json()["seq"]
+        far = FarGateway(near, tmp_path / "far").wait_ready()
+        try:
+            batch = begin(client(far), [line(i) for i in range(3)] +
+                          [line(3, messages=[{"role": "user", "content": "t3 delay_ms=500"}])])
+            wait_for(lambda: client(near).batches.retrieve(batch.id).status == "in_progress",
+                     "its beginning")
+        finally:
+            far.kill()
+        done = end(client(near), batch, 60)
+        assert done.status == "completed" and done.request_counts.completed == 4
+        assert len(answers(client(near), done.output_file_id)) == 4
+        broker.api("STREAM.PURGE.OBJECTS", {"filter": "obj.batchrun.*"})
+
+
+# ---- its own end ----
+
+def tag(service):
+    """Of the service's own gateway: its prompts carry it."""
+    with service.broker() as broker:
+        broker.subscribe("state.gateway.*.gateway-0")
+        heard = broker.messages(lambda got: any(m.subject.startswith("state.") for m in got))
+        return heard[0].json()["boot"].encode()
+
+
+def test_it_leaves_while_it_follows_anothers_reply(near, far):
+    """It took a batch over whose line is being made: it hears of that prompt by subscriptions of
+    its own, which end before what they belong to when it leaves without a broker."""
+    batch = begin(client(near), [line(0, messages=[
+        {"role": "user", "content": "t0 tokens=100000 delay_ms=20"}])])
+    wait_for(lambda: any(w["active"] for w in near.workers()), "its turn")
+    followed = far.relay.watch(about(r"\$JS\.API\.DIRECT\.GET\.REPLIES", b'"reply.%s.' % tag(near)))
+    os.kill(next(g["pid"] for g in near.status()["gateways"] if g["id"] == "gateway-0"),
+            signal.SIGKILL)
+    wait_for(lambda: f"batch.claimed id={batch.id.removeprefix('batch_')}" in far.log(),
+             "its claim", 40)
+    wait_for(lambda: followed.seen, "its looking at the other's reply")
+    far.relay.cut()
+    wait_for(lambda: "broker.away" in far.log(), "its noticing")
+    assert far.stop() == 0, far.log()
+    wait_for(near.ready, "the service's own gateway")
+    client(near).batches.cancel(batch.id)
+    assert end(client(near), batch).status == "cancelled"
