@@ -1,26 +1,24 @@
 """A gateway whose way to the broker is bad: what it had begun is ended well, and its clients are
 answered, whatever moment it happens in (tests/relay.py)."""
 
-import json
+import contextlib
 import os
 import secrets
 import signal
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
 
-from batches import answers, begin, client, end, jsonl, line
-from harness import Stream, fake_text, process_start, wait_for
+from batches import answers, begin, client, end, line
+from harness import Service, Stream, fake_text, wait_for
 from relay import FarGateway, about
 
 
 @pytest.fixture(scope="module")
 def near(tmp_path_factory):
     """The service; its own gateway's way is good."""
-    from harness import Service
     service = Service(tmp_path_factory.mktemp("near"), workers=2, slots=4, max_queue=40,
                       model="fake:tokens=20,delay_ms=5")
     try:
@@ -57,8 +55,17 @@ def later(fn, *args, **kwargs):
     return ThreadPoolExecutor(1).submit(fn, *args, **kwargs)
 
 
-def log_of(service):
-    return (service.state_dir / "logs" / "gateway-0.log").read_text(errors="replace")
+@contextlib.contextmanager
+def full_queue(service):
+    """Two prompts that do not end: of max_queue=2 all there is."""
+    one = client(service)
+    fillers = [one.responses.create(model="default", background=True,
+                                    input="f tokens=100000 delay_ms=20") for _ in range(2)]
+    try:
+        yield
+    finally:
+        for filler in fillers:
+            one.responses.cancel(filler.id)
 
 
 # ---- prompts ----
@@ -106,6 +113,72 @@ def forgotten(broker, prompt_id):
     return record is not None and record.json()["text"] is None
 
 
+def text_of(broker, prompt_id):
+    record = broker.last("REPLIES", f"reply.*.{prompt_id}")
+    return record and record.json()["text"]
+
+
+def unheard(far, broker, tag):
+    """A prompt of `far` that the queue took, and that ended, without far's hearing any of it."""
+    known = set(broker.subjects("REPLIES", "reply.>"))
+    lost = far.relay.hold_answers(about(r"prompt\..*"))
+    asked = later(post, far, "/v1/chat/completions", chat(f"{tag} tokens=3"))
+    lost.wait()
+    new = wait_for(lambda: set(broker.subjects("REPLIES", "reply.>")) - known, "its record")
+    prompt_id = new.pop().rpartition(".")[2]
+    assert text_of(broker, prompt_id) == fake_text(tag, 3)
+    return asked, prompt_id
+
+
+def test_what_was_said_to_nobody_is_not_kept(near, far):
+    """The queue took a prompt, and it was answered; its gateway heard neither, and told its client
+    503.  When the gateway is back it takes the text away."""
+    with near.broker() as broker:
+        asked, prompt_id = unheard(far, broker, "unheard")
+        far.relay.cut()
+        assert asked.result().status_code == 503
+        far.relay.heal()
+        wait_for(lambda: text_of(broker, prompt_id) is None, "its text to be gone", 10)
+
+
+def test_what_was_refused_at_last_is_not_kept(start, tmp_path):
+    """The same, but the queue is full when the prompt is put again."""
+    service = start(workers=1, slots=2, max_queue=2)
+    far = FarGateway(service, tmp_path / "far").wait_ready()
+    try:
+        with service.broker() as broker:
+            asked, prompt_id = unheard(far, broker, "refused")
+            with full_queue(service):
+                far.relay.cut()
+                far.relay.heal()
+                assert asked.result().status_code == 429
+                wait_for(lambda: text_of(broker, prompt_id) is None, "its text to be gone", 10)
+        assert far.stop() == 0, far.log()
+    finally:
+        far.kill()
+
+
+def test_a_stream_shows_signs_of_life_without_the_broker(far):
+    """Its headers, when they are late."""
+    seen = far.relay.watch(about(r"prompt\..*"))
+    with ThreadPoolExecutor(1) as pool, httpx.Client(trust_env=False, timeout=40) as http:
+        def read():
+            with http.stream("POST", far.gateway_url() + "/v1/chat/completions",
+                             json=chat("late delay_ms=600000", stream=True)) as reply:
+                begun.set()
+                return reply.status_code, reply.read().decode()
+
+        begun = threading.Event()
+        reading = pool.submit(read)
+        wait_for(lambda: seen.seen, "the prompt")
+        wait_for(lambda: "prompt.accepted" in far.log(), "its acceptance")
+        far.relay.cut()
+        assert begun.wait(30), "no headers"
+        far.relay.heal()
+        status, text = reading.result()
+        assert status == 200 and '"unavailable"' in text
+
+
 # ---- batches ----
 
 LONG = "x" * 200_000
@@ -117,25 +190,21 @@ def test_a_batch_fails_while_lines_of_it_wait(start, tmp_path):
     service = start(workers=1, slots=2, max_queue=2)
     far = FarGateway(service, tmp_path / "far").wait_ready()
     try:
-        one = client(service)
-        fillers = [one.responses.create(model="default", background=True,
-                                        input="f tokens=100000 delay_ms=20") for _ in range(2)]
         full = far.relay.hold_answers(about(r"prompt\..*"), times=2)
         # once it is read to be checked, and then to be asked for
         chunk = far.relay.hold_up(about(r"\$JS\.API\.DIRECT\.GET\.OBJECTS", b".1\""), skip=1)
-        batch = begin(client(far), [line(i, messages=[{"role": "user", "content": LONG}])
-                                    for i in range(4)])
-        full.wait(2)
-        chunk.wait()
-        one.files.delete(batch.input_file_id)
-        full.release()
-        chunk.release()
-        done = end(one, batch)
+        with full_queue(service):
+            batch = begin(client(far), [line(i, messages=[{"role": "user", "content": LONG}])
+                                        for i in range(4)])
+            full.wait(2)
+            chunk.wait()
+            client(service).files.delete(batch.input_file_id)
+            full.release()
+            chunk.release()
+            done = end(client(service), batch)
         assert far.lives(), f"it died\n{far.log()}"
         assert done.status == "failed" and done.failed_at
         assert [fault.code for fault in done.errors.data] == ["input_file_gone"]
-        for filler in fillers:
-            one.responses.cancel(filler.id)
         assert far.stop() == 0, far.log()
     finally:
         far.kill()
