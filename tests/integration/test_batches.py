@@ -304,3 +304,21 @@ def test_a_batch_goes_on_when_the_service_comes_back(start, how):
     done = end(one, batch, 90)
     assert done.status == "completed" and done.request_counts.completed == 60
     check_chats(answers(one, done.output_file_id), range(60), 10)
+
+
+def test_a_short_batch_behind_long_ones(start):
+    """More batches than may be asked for at once: each gets its turn, and none waits for another's
+    end."""
+    service = start(workers=1, slots=2)  # four prompts of all batches may be on their way
+    one = client(service)
+    long = [line(i, messages=[{"role": "user", "content": f"t{i} tokens=5 delay_ms=40"}])
+            for i in range(1000)]
+    others = [begin(one, long) for _ in range(5)]
+    wait_for(lambda: sum(one.batches.retrieve(b.id).request_counts.completed > 0
+                         for b in others) >= 3, "their beginning", 60)
+    done = end(one, begin(one, [line(0)]), 30)
+    assert done.status == "completed" and done.request_counts.completed == 1
+    for batch in others:
+        assert one.batches.cancel(batch.id).status == "cancelling", "it was still on its way"
+    for batch in others:
+        assert end(one, batch).status == "cancelled"

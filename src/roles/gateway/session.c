@@ -573,6 +573,8 @@ void sessions_free(struct gateway *gateway)
     for (session = gateway->sessions; session != NULL; session = next) {
         next = session->next_all;
         session->live[0] = session->live[1] = NULL; /* they ended with the bus */
+        if (session->out.outlet != NULL)
+            outlet_forget(session->out.outlet);
         session_release(session);
     }
 }
