@@ -41,7 +41,7 @@ struct session {
     bool filling;     /* a read of the stream is under way */
     bool asking;      /* a read of the record is under way */
     bool cancelling;
-    bool told; /* while it left: its record was heard, and what it says taken away */
+    bool told;     /* while it left: its record was heard, and what it says taken away */
     bool unproven; /* a successor went on from before what was delivered: is it saying the same? */
     struct piece_reader reader;
     struct {                  /* about the read of the stream that is under way */
