@@ -141,6 +141,21 @@ def test_what_was_said_to_nobody_is_not_kept(near, far):
         wait_for(lambda: text_of(broker, prompt_id) is None, "its text to be gone", 10)
 
 
+def test_what_was_said_goes_though_the_way_was_bad(near, far):
+    """The reply was delivered, but that its text is to go never reached the broker."""
+    with near.broker() as broker:
+        lost = far.relay.hold_up(about(r"reply\..*"))
+        reply = post(far, "/v1/chat/completions", chat("lost tokens=3")).json()
+        assert reply["choices"][0]["message"]["content"] == fake_text("lost", 3)
+        lost.wait()
+        prompt_id = reply["id"].removeprefix("chatcmpl-")
+        assert text_of(broker, prompt_id) == fake_text("lost", 3)
+        far.relay.cut()
+        wait_for(lambda: "broker.away" in far.log(), "its noticing")
+        far.relay.heal()
+        wait_for(lambda: text_of(broker, prompt_id) is None, "its text to be gone", 10)
+
+
 def test_what_was_refused_at_last_is_not_kept(start, tmp_path):
     """The same, but the queue is full when the prompt is put again."""
     service = start(workers=1, slots=2, max_queue=2)

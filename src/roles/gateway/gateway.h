@@ -4,7 +4,7 @@
  * One loop owns every socket, every session and the connection to the broker.  routes.c finds who
  * answers a request: accept.c makes prompts of it, stored.c knows replies that were made or are
  * being made, about.c says how the service is.  session.c follows one reply, deliver.c writes it,
- * registry.c knows who else is there, figures.c counts.
+ * erase.c takes away what is not to be kept, registry.c knows who else is there, figures.c counts.
  */
 #ifndef WYVERN_ROLES_GATEWAY_GATEWAY_H
 #define WYVERN_ROLES_GATEWAY_GATEWAY_H
@@ -28,6 +28,7 @@
 #include "wire/trace.h"
 
 struct batches;
+struct erasure;
 struct session;
 
 struct gateway {
@@ -52,7 +53,9 @@ struct gateway {
     struct session *sessions; /* all */
     unsigned session_count;
     struct session *sessions_by_id; /* those of our own prompts */
-    struct prompt_params defaults;  /* what requests leave open */
+    struct erasure *erasures;       /* texts that are to go */
+    unsigned erasure_count;
+    struct prompt_params defaults; /* what requests leave open */
     json_t *defaults_root;
     double started_at;
     int64_t away_since_ns; /* broker away since; 0: it is there */

@@ -27,6 +27,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "bus/replies.h"
+#include "roles/gateway/erase.h"
 #include "wire/subject.h"
 
 #define OFFERS_MAX       5    /* times a prompt is put before the client hears 503 */
@@ -194,23 +195,6 @@ static void deliver_pieces(struct session *session, const struct pieces *pieces,
 
 /* ---- the record ---- */
 
-static void on_erased(void *arg, enum err err, uint64_t sequence)
-{
-    (void)arg;
-    (void)sequence;
-    if (err != ERR_OK && err != ERR_EXISTS)
-        log_warn("reply.text_kept why=\"%s\"", err_text()); /* until --keep has passed */
-}
-
-/* Nobody asked us to keep what was said. */
-static void session_erase(const struct session *session, const struct reply *record,
-                          uint64_t sequence)
-{
-    if (!record->detached && record->text != NULL && sequence != 0 &&
-        replies_erase_text(session->gateway->bus, record, sequence, on_erased, NULL) != ERR_OK)
-        log_warn("reply.text_kept prompt=%s why=\"%s\"", session->id, err_text());
-}
-
 static void fail_as_diverged(struct session *session, const char *what)
 {
     struct api_error error;
@@ -249,7 +233,7 @@ void session_record(struct session *session, const struct reply *record, uint64_
     bool open = session->state == SESSION_OPEN || session->state == SESSION_SEARCHED;
     if (open)
         deliver_record(session, record);
-    session_erase(session, record, sequence);
+    erase_text(session->gateway, record, sequence);
     session_end(session);
 }
 
@@ -259,7 +243,7 @@ static void record_unread(struct session *session, const struct reply *record, u
     session->told = true;
     if (session->own && record->text != NULL)
         figures_ended(session->gateway->figures, record);
-    session_erase(session, record, sequence);
+    erase_text(session->gateway, record, sequence);
 }
 
 static void on_record(void *arg, enum err err, uint64_t sequence, const struct reply *record)
