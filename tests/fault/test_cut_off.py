@@ -1,14 +1,18 @@
 """A gateway whose way to the broker is bad: what it had begun is ended well, and its clients are
 answered, whatever moment it happens in (tests/relay.py)."""
 
+import collections
 import contextlib
 import os
+import random
 import secrets
 import signal
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
+import openai
 import pytest
 
 from batches import answers, begin, client, end, line
@@ -194,6 +198,31 @@ def test_a_stream_shows_signs_of_life_without_the_broker(far):
         assert status == 200 and '"unavailable"' in text
 
 
+def test_who_comes_when_the_broker_goes_is_heard(far):
+    """A connection that is accepted just when the broker's ends often gets its descriptor's number;
+    it must be listened to all the same."""
+    over = threading.Event()
+
+    def come():
+        count = 0
+        while not over.is_set():
+            httpx.get(far.gateway_url() + "/health", timeout=15, trust_env=False)
+            count += 1
+        return count
+
+    with ThreadPoolExecutor(8) as pool:
+        people = [pool.submit(come) for _ in range(8)]
+        try:
+            for turn in range(1, 61):
+                far.relay.cut()
+                wait_for(lambda t=turn: far.log().count("broker.away") >= t, "its noticing")
+                far.relay.heal()
+                wait_for(lambda t=turn: far.log().count("broker.connected") >= t, "its return")
+        finally:
+            over.set()
+        assert all(one.result() for one in people)
+
+
 # ---- batches ----
 
 LONG = "x" * 200_000
@@ -291,3 +320,103 @@ def test_it_leaves_while_it_follows_anothers_reply(near, far):
     wait_for(near.ready, "the service's own gateway")
     client(near).batches.cancel(batch.id)
     assert end(client(near), batch).status == "cancelled"
+
+
+# ---- all at once ----
+
+class Crowd:
+    """People who ask one gateway for all that it can do, and some of whom leave."""
+
+    def __init__(self, near, far, seconds):
+        self.near, self.far = near, far
+        self.until = time.monotonic() + seconds
+        self.statuses = collections.Counter()
+
+    def one(self, seed):
+        draw = random.Random(seed)
+        acts = [self.whole, self.streamed, self.leaving, self.keyed, self.background, self.batch]
+        turn = 0
+        with httpx.Client(base_url=self.far.gateway_url(), timeout=60, trust_env=False) as http:
+            while time.monotonic() < self.until:
+                turn += 1
+                act = draw.choice(acts)
+                self.statuses[act.__name__, act(http, draw, f"c{seed}x{turn}")] += 1
+
+    @staticmethod
+    def whole(http, draw, tag):
+        return http.post("/v1/chat/completions",
+                         json=chat(f"{tag} tokens=20 delay_ms={draw.randrange(20)}")).status_code
+
+    @staticmethod
+    def streamed(http, draw, tag):
+        with http.stream("POST", "/v1/chat/completions", json=chat(
+                f"{tag} tokens=40 delay_ms={draw.randrange(20)}", stream=True)) as reply:
+            text = reply.read().decode()
+        assert reply.status_code != 200 or "[DONE]" in text
+        return reply.status_code
+
+    @staticmethod
+    def leaving(http, draw, tag):
+        with contextlib.suppress(httpx.ReadTimeout):
+            http.post("/v1/completions", timeout=draw.random(), json={
+                "model": "default", "prompt": f"{tag} tokens=1000 delay_ms=10",
+                "stream": draw.random() < 0.5})
+        return 0
+
+    def keyed(self, http, draw, tag):
+        body = {"model": "default", "input": f"{tag} tokens=20 delay_ms=10"}
+        first = http.post("/v1/responses", json=body, headers={"idempotency-key": tag})
+        again = post(self.near, "/v1/responses", body, idempotency_key=tag)
+        assert again.status_code == 200, again.text
+        assert fake_text(tag, 20) in again.text
+        return first.status_code
+
+    def background(self, http, draw, tag):
+        begun = http.post("/v1/responses", json={
+            "model": "default", "background": True, "input": f"{tag} tokens=40 delay_ms=10"})
+        if begun.status_code != 200:
+            return begun.status_code
+        name = f"/v1/responses/{begun.json()['id']}"
+        fate = draw.choice(["follow", "cancel", "delete"])
+        if fate == "cancel":
+            return http.post(name + "/cancel").status_code
+        if fate == "delete":
+            return http.delete(name).status_code
+        return http.get(name, params={"stream": "true"}).status_code
+
+    def batch(self, http, draw, tag):
+        try:
+            batch = begin(client(self.far), [line(i) for i in range(5)])
+            if draw.random() < 0.5:
+                client(self.far).batches.cancel(batch.id)
+        except openai.APIStatusError as error:
+            return error.status_code
+        done = end(client(self.near, retries=3), batch)
+        assert done.status in ("completed", "cancelled"), done
+        return 200
+
+
+def test_a_way_that_breaks_again_and_again(near, far):
+    """Everybody is answered, the gateway stays, and nothing is left of what is not kept."""
+    draw = random.Random(7)
+    crowd = Crowd(near, far, 15)
+    with near.broker() as broker, ThreadPoolExecutor(16) as pool:
+        known = set(broker.subjects("REPLIES", "reply.>"))
+        people = [pool.submit(crowd.one, seed) for seed in range(16)]
+        while time.monotonic() < crowd.until:
+            wait_for(far.ready, "its way")
+            time.sleep(draw.random())  # the moment is arbitrary on purpose
+            far.relay.cut()
+            time.sleep(draw.random() * draw.choice([0.2, 1, 3]))
+            far.relay.heal()
+        for one in people:
+            one.result(120)
+        assert far.lives(), far.log()
+        assert crowd.statuses.keys() & {("whole", 200), ("streamed", 200)}, crowd.statuses
+        wait_for(lambda: broker.count("PROMPTS") == 0, "an empty queue", 60)
+        wait_for(lambda: not any(w["active"] for w in near.workers()), "free slots")
+        records = [broker.request(f"$JS.API.DIRECT.GET.REPLIES.{name}").json()
+                   for name in set(broker.subjects("REPLIES", "reply.>")) - known]
+        wait_for(lambda: not [r["id"] for r in records
+                              if not r["detached"] and text_of(broker, r["id"]) is not None],
+                 "their texts to be gone", 20)
