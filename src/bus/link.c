@@ -1,10 +1,12 @@
 #include "bus/link.h"
 
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/log.h"
@@ -20,12 +22,13 @@ struct link {
     pthread_t thread; /* the loop's */
     struct loop_wake *wake;
     struct loop_fd *watch;
+    int watched; /* what it watches, a descriptor of ours; -1: none */
     struct link_callbacks callbacks;
     unsigned held;
     bool waiting_to_write; /* the socket took no more: the watch tells when it does */
     atomic_bool unsent;    /* libnats has bytes for the socket */
     pthread_mutex_t mutex; /* guards what follows: libnats' threads set it */
-    int fd;                /* to be watched; -1: none */
+    int fd;                /* to be watched, ours; -1: none */
     bool fd_changed, lost, connected, closed;
 };
 
@@ -43,20 +46,28 @@ enum err link_failed(natsStatus status, const char *what)
 
 /* ---- called by libnats, on any thread ---- */
 
+/* Takes the descriptor. */
 static void set_fd(struct link *link, int fd)
 {
     pthread_mutex_lock(&link->mutex);
+    if (link->fd >= 0)
+        close(link->fd); /* the loop has not looked since */
     link->fd = fd;
     link->fd_changed = true;
     pthread_mutex_unlock(&link->mutex);
     loop_wake_send(link->wake);
 }
 
+/* libnats closes its socket before the loop hears of it, and what the loop opens next gets the same
+ * number: so the loop watches a descriptor that it closes itself. */
 static natsStatus on_attach(void **data, void *loop, natsConnection *nats, natsSock socket)
 {
     (void)nats;
+    int fd = fcntl(socket, F_DUPFD_CLOEXEC, 0);
+    if (fd < 0)
+        return NATS_SYS_ERROR;
     *data = loop; /* what natsOptions_SetEventLoop was given: the link */
-    set_fd(loop, socket);
+    set_fd(loop, fd);
     return NATS_OK;
 }
 
@@ -163,6 +174,27 @@ static void on_readable(void *arg)
     link->callbacks.readable(link->callbacks.arg);
 }
 
+static void unwatch(struct link *link)
+{
+    loop_fd_free(link->watch);
+    link->watch = NULL;
+    link->waiting_to_write = false;
+    if (link->watched >= 0)
+        close(link->watched);
+    link->watched = -1;
+}
+
+/* Takes the descriptor. */
+static void watch(struct link *link, int fd)
+{
+    if (loop_fd_new(&link->watch, link->loop, fd, on_readable, link) == ERR_OK) {
+        link->watched = fd;
+    } else {
+        log_error("broker.unwatched why=\"%s\"", err_text());
+        close(fd);
+    }
+}
+
 static void on_wake(void *arg)
 {
     struct link *link = arg;
@@ -170,13 +202,12 @@ static void on_wake(void *arg)
     bool fd_changed = link->fd_changed, lost = link->lost, connected = link->connected;
     int fd = link->fd;
     link->fd_changed = link->lost = false;
+    link->fd = -1;
     pthread_mutex_unlock(&link->mutex);
     if (fd_changed) {
-        loop_fd_free(link->watch);
-        link->watch = NULL;
-        link->waiting_to_write = false;
-        if (fd >= 0 && loop_fd_new(&link->watch, link->loop, fd, on_readable, link) != ERR_OK)
-            log_error("broker.unwatched why=\"%s\"", err_text());
+        unwatch(link);
+        if (fd >= 0)
+            watch(link, fd);
     }
     if (lost)
         link->callbacks.state(link->callbacks.arg, false);
@@ -247,7 +278,7 @@ enum err link_open(struct link **out, bool *connected, struct loop *loop,
         return err_set(ERR_NOMEM, "out of memory");
     link->loop = loop;
     link->thread = pthread_self();
-    link->fd = -1;
+    link->fd = link->watched = -1;
     link->callbacks = *callbacks;
     pthread_mutex_init(&link->mutex, NULL);
     enum err err = loop_wake_new(&link->wake, loop, on_wake, link);
@@ -294,7 +325,9 @@ void link_close(struct link *link)
             return; /* leaked on purpose: a thread may still use it */
         }
     }
-    loop_fd_free(link->watch);
+    unwatch(link);
+    if (link->fd >= 0)
+        close(link->fd);
     loop_wake_free(link->wake);
     pthread_mutex_destroy(&link->mutex);
     free(link);

@@ -226,8 +226,8 @@ def test_a_file_that_is_deleted_fails_its_batch(start):
     assert done.status == "failed" and done.request_counts.total == 2000
     assert [e.code for e in done.errors.data] == ["input_file_gone"]
     assert done.output_file_id is None
-    with service.broker() as broker:  # nothing is left but its state
-        wait_for(lambda: broker.count("OBJECTS") == 1, "an end of what it had made")
+    with service.broker() as broker:  # nothing is left but its state, and that the file is gone
+        wait_for(lambda: broker.count("OBJECTS") == 2, "an end of what it had made")
 
 
 def test_a_batch_is_cancelled_while_it_is_checked(start):
@@ -358,3 +358,21 @@ def test_files_and_batches_by_the_asynchronous_client(quick):
                 await one.close()
 
     asyncio.run(all_of_them())
+
+
+def test_a_short_batch_behind_long_ones(start):
+    """More batches than may be asked for at once: each gets its turn, and none waits for another's
+    end."""
+    service = start(workers=1, slots=2)  # four prompts of all batches may be on their way
+    one = client(service)
+    long = [line(i, messages=[{"role": "user", "content": f"t{i} tokens=5 delay_ms=40"}])
+            for i in range(1000)]
+    others = [begin(one, long) for _ in range(5)]
+    wait_for(lambda: sum(one.batches.retrieve(b.id).request_counts.completed > 0
+                         for b in others) >= 3, "their beginning", 60)
+    done = end(one, begin(one, [line(0)]), 30)
+    assert done.status == "completed" and done.request_counts.completed == 1
+    for batch in others:
+        assert one.batches.cancel(batch.id).status == "cancelling", "it was still on its way"
+    for batch in others:
+        assert end(one, batch).status == "cancelled"

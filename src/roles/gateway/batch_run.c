@@ -364,7 +364,8 @@ void batch_run_fail(struct batch_run *run, const char *code, const char *param, 
     run->changed = run->urgent = true;
 }
 
-/* How many more prompts may be on their way. */
+/* May one more of its prompts be on its way?  Each batch may have one, whatever the others have:
+ * those that go on would take every place that gets free. */
 static bool has_room(const struct batch_run *run)
 {
     const struct batch_runs *runs = run->runs;
@@ -372,7 +373,7 @@ static bool has_room(const struct batch_run *run)
     unsigned share = window / (runs->count > 0 ? runs->count : 1);
     window = window > 2 ? window : 2;
     share = share > 1 ? share : 1;
-    return run->item_count < share && runs->asking < window &&
+    return (run->item_count == 0 || (run->item_count < share && runs->asking < window)) &&
            run->output.text.len + run->errors.text.len < UNSAVED_MAX;
 }
 

@@ -99,6 +99,11 @@ void outlet_follow(struct outlet *outlet, outlet_done_fn *done, void *arg)
     outlet->done_arg = arg;
 }
 
+void outlet_forget(struct outlet *outlet)
+{
+    outlet->over = true;
+}
+
 void outlet_join(struct outlet *outlet, struct delivery *delivery, unsigned index)
 {
     delivery->outlet = outlet;

@@ -64,6 +64,8 @@ MUST_USE enum err outlet_new(struct outlet **out, const struct outlet_spec *spec
  */
 typedef void outlet_done_fn(void *arg, const struct reply *record, const struct api_error *error);
 void outlet_follow(struct outlet *outlet, outlet_done_fn *done, void *arg);
+/* At the gateway's own end: a follower hears nothing any more. */
+void outlet_forget(struct outlet *outlet);
 
 /* A delivery joins or leaves; an outlet whose exchange is over goes with the last of them. */
 void outlet_join(struct outlet *outlet, struct delivery *delivery, unsigned index);

@@ -4,6 +4,7 @@
 #include "roles/gateway/gateway.h"
 #include "api/params.h"
 #include "roles/gateway/batches.h"
+#include "roles/gateway/erase.h"
 #include "roles/gateway/files.h"
 
 #include <signal.h>
@@ -43,6 +44,7 @@ static void on_tick(void *arg)
         registry_sweep(gateway->registry);
     keys_tick(gateway->keys);
     sessions_tick(gateway);
+    erase_tick(gateway);
     batches_tick(gateway->batches);
     if (gateway->ticks++ % SETTLE_TICKS == 0)
         heap_settle(&gateway->heap);
@@ -209,6 +211,7 @@ int role_gateway(const struct settings *settings, int argc, char **argv)
     room_free(gateway.room);
     bus_close(gateway.bus);
     sessions_free(&gateway);
+    erase_free(&gateway);
     batches_free(gateway.batches);
     figures_free(gateway.figures);
     keys_free(gateway.keys);

@@ -5,7 +5,8 @@
  * answers a request: accept.c makes prompts of it, stored.c knows replies that were made or are
  * being made, files.c and batches.c are about those, about.c says how the service is.  Who must ask
  * the broker first is a visit meanwhile (visit.h).  session.c follows one reply, deliver.c writes
- * it, registry.c knows who else is there, figures.c counts.
+ * it, erase.c takes away what is not to be kept, registry.c knows who else is there, figures.c
+ * counts.
  */
 #ifndef WYVERN_ROLES_GATEWAY_GATEWAY_H
 #define WYVERN_ROLES_GATEWAY_GATEWAY_H
@@ -29,6 +30,7 @@
 #include "wire/trace.h"
 
 struct batches;
+struct erasure;
 struct session;
 
 struct gateway {
@@ -53,7 +55,9 @@ struct gateway {
     struct session *sessions; /* all */
     unsigned session_count;
     struct session *sessions_by_id; /* those of our own prompts */
-    struct prompt_params defaults;  /* what requests leave open */
+    struct erasure *erasures;       /* texts that are to go */
+    unsigned erasure_count;
+    struct prompt_params defaults; /* what requests leave open */
     json_t *defaults_root;
     double started_at;
     int64_t away_since_ns; /* broker away since; 0: it is there */

@@ -30,6 +30,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "bus/replies.h"
+#include "roles/gateway/erase.h"
 #include "wire/subject.h"
 
 #define OFFERS_MAX       5    /* times a prompt is put before the client hears 503 */
@@ -170,7 +171,10 @@ void session_refuse(struct session *session, int status, const char *code, const
     api_error_set(&error, status, code, NULL, "%s", text);
     figures_refused(session->gateway->figures, why);
     delivery_fail(&session->out, &error);
-    session_end(session);
+    if (session->offer_lost && !session->again)
+        session_cancel(session); /* it may have arrived */
+    else
+        session_end(session); /* its id is asked for again: if it arrived, it goes on */
 }
 
 static void heard_attempt(struct session *session, unsigned attempt)
@@ -202,23 +206,6 @@ static bool deliver_pieces(struct session *session, const struct pieces *pieces,
 }
 
 /* ---- the record ---- */
-
-static void on_erased(void *arg, enum err err, uint64_t sequence)
-{
-    (void)arg;
-    (void)sequence;
-    if (err != ERR_OK && err != ERR_EXISTS)
-        log_warn("reply.text_kept why=\"%s\"", err_text()); /* until --keep has passed */
-}
-
-/* Nobody asked us to keep what was said. */
-static void session_erase(const struct session *session, const struct reply *record,
-                          uint64_t sequence)
-{
-    if (!record->detached && record->text != NULL && sequence != 0 &&
-        replies_erase_text(session->gateway->bus, record, sequence, on_erased, NULL) != ERR_OK)
-        log_warn("reply.text_kept prompt=%s why=\"%s\"", session->id, err_text());
-}
 
 static void fail_as_diverged(struct session *session, const char *what)
 {
@@ -258,8 +245,17 @@ void session_record(struct session *session, const struct reply *record, uint64_
     bool open = session->state == SESSION_OPEN || session->state == SESSION_SEARCHED;
     if (open)
         deliver_record(session, record);
-    session_erase(session, record, sequence);
+    erase_text(session->gateway, record, sequence);
     session_end(session);
+}
+
+/* Nobody waits for it any more. */
+static void record_unread(struct session *session, const struct reply *record, uint64_t sequence)
+{
+    session->told = true;
+    if (session->own && record->text != NULL)
+        figures_ended(session->gateway->figures, record);
+    erase_text(session->gateway, record, sequence);
 }
 
 static void on_record(void *arg, enum err err, uint64_t sequence, const struct reply *record)
@@ -403,13 +399,10 @@ static void session_heard_record(struct session *session, const struct bus_messa
     if ((!leaving && session->state != SESSION_OPEN) ||
         reply_decode(&record, message->data, message->len) != ERR_OK)
         return;
-    if (leaving) { /* the cancellation goes its own way */
-        if (session->own && record.text != NULL)
-            figures_ended(session->gateway->figures, &record);
-        session_erase(session, &record, sequence);
-    } else {
+    if (leaving)
+        record_unread(session, &record, sequence); /* the cancellation goes its own way */
+    else
         session_record(session, &record, sequence);
-    }
     reply_done(&record);
 }
 
@@ -462,6 +455,20 @@ void session_live(struct gateway *gateway, const struct bus_message *message)
 
 /* ---- cancelling ---- */
 
+static void on_record_left(void *arg, enum err err, uint64_t sequence, const struct reply *record)
+{
+    struct session *session = arg;
+    session->cancelling = false;
+    if (!session_back(session))
+        return;
+    if (err == ERR_OK && !session->told)
+        record_unread(session, record, sequence);
+    if (err == ERR_OK || err == ERR_NOT_FOUND)
+        session_end(session);
+}
+
+/* The record stands.  It may have been made before we came to cancel, and passed unheard: then what
+ * it says is still to be taken away. */
 static void on_cancelled(void *arg, enum err err, uint64_t sequence)
 {
     struct session *session = arg;
@@ -469,10 +476,15 @@ static void on_cancelled(void *arg, enum err err, uint64_t sequence)
     session->cancelling = false;
     if (!session_back(session))
         return;
-    if (err == ERR_OK)
-        session_end(session);
-    else
+    if (err != ERR_OK) {
         log_info("cancel.again prompt=%s why=\"%s\"", session->id, err_text()); /* next tick */
+    } else if (session->told || session->detached) {
+        session_end(session);
+    } else if (replies_get(session->gateway->bus, session->owner_gateway, session->id,
+                           on_record_left, session) == ERR_OK) {
+        session->cancelling = true;
+        session->pending++;
+    }
 }
 
 void session_cancel(struct session *session)
@@ -511,26 +523,18 @@ static void tick_offered(struct session *session)
 {
     if (session->pending > 0)
         return;
-    if (session->offers < OFFERS_MAX) {
+    if (session->offers < OFFERS_MAX)
         session_offer(session);
-    } else {
-        struct api_error error;
-        api_error_set(&error, 503, "unavailable", NULL,
-                      "the prompt queue does not answer; try again in a moment");
-        figures_refused(session->gateway->figures, "unavailable");
-        if (session->out.outlet != NULL)
-            delivery_fail(&session->out, &error);
-        if (session->again)
-            session_end(session); /* its id is asked for again: if it arrived, it goes on */
-        else
-            session_cancel(session); /* it may have arrived */
-    }
+    else
+        session_refuse(session, 503, "unavailable", "unavailable",
+                       "the prompt queue does not answer; try again in a moment");
 }
 
 static void tick_open(struct session *session, int64_t now_ns)
 {
     bool claimed = session->reader.nonce[0] != '\0';
-    if (silent_for(session->heard_ns, now_ns, claimed ? SILENCE_MS : SILENCE_QUEUE_MS))
+    if (bus_connected(session->gateway->bus) &&
+        silent_for(session->heard_ns, now_ns, claimed ? SILENCE_MS : SILENCE_QUEUE_MS))
         session_look(session);
     if (session->out.outlet != NULL)
         outlet_tick(session->out.outlet, now_ns, session->came_ns);
@@ -546,7 +550,7 @@ void sessions_tick(struct gateway *gateway)
             tick_offered(session);
         else if (session->state == SESSION_LEAVING && !session->cancelling && session->pending == 0)
             session_cancel(session);
-        else if (session->state == SESSION_OPEN && bus_connected(gateway->bus))
+        else if (session->state == SESSION_OPEN)
             tick_open(session, now_ns);
     }
 }
@@ -581,6 +585,8 @@ void sessions_free(struct gateway *gateway)
     for (session = gateway->sessions; session != NULL; session = next) {
         next = session->next_all;
         session->live[0] = session->live[1] = NULL; /* they ended with the bus */
+        if (session->out.outlet != NULL)
+            outlet_forget(session->out.outlet);
         session_release(session);
     }
 }

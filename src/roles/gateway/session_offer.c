@@ -78,7 +78,7 @@ static void on_offered(void *arg, enum err err, uint64_t sequence)
     if (err == ERR_EXISTS && session->offer_lost && !session->again)
         err = ERR_OK; /* the earlier offer, whose answer got lost, had arrived */
     if (session->state == SESSION_LEAVING) {
-        if (err == ERR_FULL)
+        if (err == ERR_FULL && !session->offer_lost)
             session_end(session);
         else
             session_cancel(session);
@@ -226,7 +226,6 @@ enum err session_begin(struct gateway *gateway, struct asked *asked, struct outl
     describe_prompt(session, index, text);
     session->out.request = json_incref(request->kept);
     describe_render(session, request->kind, outlet_request_id(outlet), index);
-    session->out.render.n = request->n;
     session->out.render.n = request->n;
     session->out.render.logprobs = request->prompt.params.logprobs >= 0;
     if (request->echo && text != NULL) {

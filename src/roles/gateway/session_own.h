@@ -41,6 +41,7 @@ struct session {
     bool filling;     /* a read of the stream is under way */
     bool asking;      /* a read of the record is under way */
     bool cancelling;
+    bool told;     /* while it left: its record was heard, and what it says taken away */
     bool unproven; /* a successor went on from before what was delivered: is it saying the same? */
     struct piece_reader reader;
     bool slow; /* its reader took less than came, and what is missing is read from the stream */
