@@ -1,8 +1,8 @@
 // The cluster, live: what /wyvern/status says each second, and what follows from its counters.
 
 import { ApiError, json, service } from "./api.js";
-import { bytes, h, number, percent, seconds } from "./dom.js";
-import { LineChart } from "./chart.js";
+import { become, bytes, h, number, percent, seconds } from "./dom.js";
+import { axisSeconds, LineChart } from "./chart.js";
 
 const POLL_MS = 1000;
 const KEEP_S = 200;
@@ -26,7 +26,7 @@ export function startCluster(view) {
     tokens: new LineChart("Tokens a second", {}),
     queue: new LineChart("Prompts", {}),
     busy: new LineChart("Workers busy", { most: 1, format: percent }),
-    latency: new LineChart("Latency", { format: seconds }),
+    latency: new LineChart("Latency", { format: axisSeconds }),
     use: new LineChart("GPU use", { most: 1, format: percent }),
     memory: new LineChart("GPU memory", { most: 1, format: percent }),
   };
@@ -238,11 +238,5 @@ function showNodes() {
   parts.search.hidden = all.length < 5;
   parts.more.textContent = wanted.length > NODES_MAX ? `${wanted.length - NODES_MAX} more nodes are not shown.`
     : wanted.length === 0 ? (word ? "No node has such a name." : "No node has joined yet.") : "";
-  // A table that somebody is in stays as it is, so that the focus is not lost.
-  if (parts.nodes.contains(document.activeElement)) return;
-  const places = [...parts.nodes.querySelectorAll(".table")].map((table) => table.scrollLeft);
-  parts.nodes.replaceChildren(...wanted.slice(0, NODES_MAX).map(nodeCard));
-  parts.nodes.querySelectorAll(".table").forEach((table, i) => {
-    table.scrollLeft = places[i] ?? 0;
-  });
+  become(parts.nodes, h("div", { class: "nodes" }, wanted.slice(0, NODES_MAX).map(nodeCard)));
 }

@@ -33,7 +33,8 @@ function stateText(phase) {
   const left = phase.until ? Math.max(0, Math.ceil((phase.until - Date.now()) / 1000)) : 0;
   const silent = phase.silent ? ` Nothing for ${phase.silent} s.` : "";
   switch (phase.name) {
-    case "asking": return "Asking…";
+    case "asking": return `Asking…${silent}`;
+    case "stopping": return `Stopping…${silent}`;
     case "queued": return `Waiting for a free worker…${silent}`;
     case "reading": return `Thinking…${silent}`;
     case "writing": return phase.silent ? `The reply pauses.${silent}` : "Writing…";

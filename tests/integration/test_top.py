@@ -75,9 +75,10 @@ class Terminal:
         except AssertionError as error:
             raise AssertionError(f"{error}\n" + "\n".join(self.frame())) from None
 
-    def ended(self, timeout=5):
+    def ended(self, timeout=10):
         """Its status; the terminal must be as it was."""
-        status = self.process.wait(timeout)
+        wait_for(lambda: self.read() and self.process.poll() is not None, "its end", timeout)
+        status = self.process.returncode
         assert termios.tcgetattr(self.slave) == self.before
         output = self.read()
         assert output.count("\x1b[?1049h") == output.count("\x1b[?1049l")
@@ -109,7 +110,7 @@ def terminal():
 
 def test_screen_shows_the_service(fake, terminal):
     seen = terminal(fake.url, columns=100)
-    streams = [Stream(fake, f"n{i} tokens=500") for i in range(4)]
+    streams = [Stream(fake, f"n{i} tokens=400 delay_ms=20") for i in range(4)]
     seen.wait(lambda t: "1 node" in t and "4 of 8 slots busy" in t, "busy slots")
     text = "\n".join(seen.wait(lambda t: re.search(r"tokens/s +[1-9]", t)
                                and re.search(r"load [0-9.]+", t), "tokens to flow"))
@@ -289,9 +290,8 @@ def test_other_answers():
 
 def test_once_json(fake):
     fake.ask("first tokens=5")
-    streams = [Stream(fake, f"s{i} tokens=900") for i in range(2)]
-    for stream in streams:
-        stream.wait_text()
+    streams = [Stream(fake, f"s{i} tokens=400 delay_ms=20") for i in range(2)]
+    wait_for(lambda: sum(worker["active"] for worker in fake.workers()) == 2, "both to be made")
     seen = run_json("top", "--once", "--json", "--url", fake.url)
     for stream in streams:
         stream.join()
