@@ -4,7 +4,7 @@ import { h, number, s } from "./dom.js";
 
 const HEIGHT = 168;
 const SPANS = [60, 180]; // seconds that are shown, at first and later
-const LEFT = 48, RIGHT = 12, TOP = 10, BOTTOM = 24;
+const LEFT = 56, RIGHT = 12, TOP = 10, BOTTOM = 24;
 export const COLOURS = 8;
 
 export const colour = (index) => `s${(index % COLOURS) + 1}`;

@@ -21,7 +21,7 @@ export function openSettings() {
     read(); // another tab changed them
     settings.dispatchEvent(new Event("change"));
   });
-  service.addEventListener("unauthorized", (event) => askKey(event.detail));
+  service.addEventListener("unauthorized", askKey);
   byId("settings-open").addEventListener("click", showSettings);
 }
 
@@ -108,10 +108,14 @@ function systemField() {
   return h("div", { class: "field" }, h("label", { for: "setting-system" }, "System prompt"), area);
 }
 
-function keyField() {
+function keyField(signal) {
   const input = h("input", { type: "password", id: "setting-key", autocomplete: "off", spellcheck: "false",
     "aria-describedby": "setting-key-hint" });
-  input.value = apiKey();
+  const show = () => {
+    input.value = apiKey();
+  };
+  show();
+  service.addEventListener("key", show, { signal }); // it may be asked for over this dialog
   input.addEventListener("change", () => {
     wantKey(); // if it is wrong, that is said
     setApiKey(input.value.trim());
@@ -154,6 +158,8 @@ function frame(title, ...body) {
 export function showSettings() {
   const dialog = frame("Settings");
   const body = dialog.querySelector(".dialog-body");
+  const closed = new AbortController();
+  dialog.addEventListener("close", () => closed.abort());
   const reset = h("button", { type: "button", class: "button", onclick: () => {
     const { model } = current;
     current = { ...PLAIN, model };
@@ -167,7 +173,7 @@ export function showSettings() {
       numberField("temperature", "Temperature", { min: 0, max: 2, step: 0.05, hint: "0 to 2" }),
       numberField("top_p", "Top p", { min: 0.01, max: 1, step: 0.01, hint: "0.01 to 1" }),
       numberField("max_tokens", "Longest reply", { min: 1, max: 1000000, step: 1, hint: "1 to 1,000,000 tokens" })),
-    h("hr", {}), keyField(), h("hr", {}), keptHere(dialog),
+    h("hr", {}), keyField(closed.signal), h("hr", {}), keptHere(dialog),
     h("div", { class: "dialog-foot stuck" }, reset,
       h("button", { type: "button", class: "button primary", onclick: () => dialog.close() }, "Done")));
   fill();
@@ -182,7 +188,7 @@ export function wantKey() {
   declined = false;
 }
 
-function askKey(why) {
+function askKey() {
   if (asking || declined) return;
   declined = true;
   const input = h("input", { type: "password", id: "key", autocomplete: "off", spellcheck: "false", required: true,
@@ -195,7 +201,7 @@ function askKey(why) {
     setApiKey(input.value.trim());
   };
   asking = frame("This service asks for a key",
-    h("p", { class: "hint", id: "key-why" }, apiKey() ? why ?? "This key is not known." : "Whoever runs the service makes keys with “wyvern key add”."),
+    h("p", { class: "hint", id: "key-why" }, apiKey() ? "This key is not known here." : "Whoever runs the service makes keys with “wyvern key add”."),
     h("form", { class: "field", onsubmit: given }, h("label", { for: "key" }, "API key"), input,
       h("div", { class: "dialog-foot" }, h("button", { type: "submit", class: "button primary" }, "Use this key"))));
   const dialog = asking;

@@ -310,8 +310,7 @@ def test_a_key_is_asked_for(watched, start, tmp_path):
     dialog.get_by_text("This service asks for a key").wait_for()
     dialog.get_by_label("API key").fill("wv-wrong")
     dialog.get_by_role("button", name="Use this key").click()
-    dialog.get_by_text("Whoever runs the service").wait_for(state="hidden")
-    dialog.get_by_label("API key").wait_for()  # asked for again
+    dialog.get_by_text("This key is not known here.").wait_for()  # and asked for again
     dialog.get_by_label("API key").fill(key)
     dialog.get_by_role("button", name="Use this key").click()
     dialog.wait_for(state="hidden")
@@ -342,6 +341,32 @@ def test_a_key_is_not_asked_for_again_and_again(watched, start, tmp_path):
     page.keyboard.press("Enter")
     chat.ended()
     assert chat.text() == whole("now", 5)
+
+
+def test_a_key_given_over_the_settings(watched, start, tmp_path):
+    path = tmp_path / "keys"
+    key = run("key", "add", "ada", "--keys", path, check=0).stdout.strip()
+    page = watched.open(start(keys=path, model="fake:tokens=5,delay_ms=1"))
+    page.get_by_role("dialog").wait_for()
+    page.keyboard.press("Escape")  # not now
+    page.get_by_role("button", name="Settings", exact=True).click()
+    page.locator("#setting-key").fill("wv-wrong")
+    page.keyboard.press("Enter")
+    page.get_by_text("This key is not known here.").wait_for()  # asked again, though it was declined
+    page.locator("#key").fill(key)
+    page.keyboard.press("Enter")
+    until(page, "document.querySelectorAll('dialog').length === 1")
+    assert page.locator("#setting-key").input_value() == key
+    page.get_by_role("button", name="Done").click()
+    assert Chat(page).ask("mine") == whole("mine", 5)
+
+
+def test_a_conversation_is_printed_whole(chat, page):
+    chat.ask("print tokens=2000 delay_ms=0")
+    page.emulate_media(media="print")
+    assert not page.locator("#side").is_visible() and not chat.composer.is_visible()
+    cut = page.locator(".transcript").evaluate("(e) => e.scrollHeight - e.clientHeight")
+    assert cut <= 0 and page.evaluate("document.documentElement.scrollHeight") > 1000
 
 
 @pytest.mark.model

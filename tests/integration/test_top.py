@@ -284,6 +284,12 @@ def test_other_answers():
     done = run("top", "--once", "--url", f"http://127.0.0.1:{free_ports(1)}")
     assert done.returncode == 69 and "can't connect" in done.stderr and done.stdout == ""
     assert run("top", "--url", "ftp://nowhere").returncode == 64
+    with standin(lambda: status_of(1, lambda n: "")) as url:
+        for options in (["--once"], ["--once", "--json"], ["--json"]):
+            with open("/dev/full", "w", encoding="utf-8") as full:
+                done = subprocess.run([WYVERN, "top", "--url", url, *options], stdout=full, timeout=30,
+                                      stderr=subprocess.PIPE, text=True, check=False)
+            assert done.returncode == 74 and "can't write the output" in done.stderr, options
 
 
 # ---- for scripts ----
@@ -385,3 +391,7 @@ def test_load_draws_over_its_own_lines(fake, terminal, columns):
     for line in lines:
         assert len(line) < columns, line
         assert re.search(r"\d+ done +\d+ running( +\d+ tokens)?$", line), line
+    report = ESCAPE.sub("", "prompts sent" + seen.read().rpartition("prompts sent")[2]).replace("\r", "")
+    assert "Spread: busy time within" in report and "full height:" in report
+    for line in report.split("\n"):
+        assert len(line) <= columns, line
