@@ -56,6 +56,7 @@ export function openChat(view) {
   store.store.addEventListener("full", () => toast("This browser has no room to keep conversations."));
   setInterval(glanceAtOthers, GLANCE_MS);
   document.addEventListener("visibilitychange", onVisible);
+  document.addEventListener("keydown", onEscape, { capture: true }); // before a menu is closed by it
   showModel();
   conversation = store.newConversation(); // also where another view is the first
   show();
@@ -95,9 +96,14 @@ function onKey(event) {
   if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
     event.preventDefault();
     if (!follower) submit(event);
-  } else if (event.key === "Escape" && !event.isComposing && follower) {
-    follower.cancel();
   }
+}
+
+// Wherever in the chat the focus is; but an edit, the menu and a dialog are left by it first.
+function onEscape(event) {
+  if (event.key !== "Escape" || event.isComposing || !follower || parts.view.hidden) return;
+  if (document.querySelector("dialog[open], .side.open") || event.target.closest(".edit")) return;
+  follower.cancel();
 }
 
 function showSend() {

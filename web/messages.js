@@ -74,7 +74,7 @@ export class UserMessage {
         h("button", { type: "button", class: "button small", onclick: leave }, "Cancel"),
         h("button", { type: "submit", class: "button small primary" }, "Send")));
     area.addEventListener("keydown", (event) => {
-      if (event.key === "Escape") leave();
+      if (event.key === "Escape" && !event.isComposing) leave();
       if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) send();
     });
     this.body.replaceWith(form);

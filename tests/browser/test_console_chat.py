@@ -59,6 +59,14 @@ def test_stop_frees_the_slot_and_keeps_the_text(chat, page, fake):
 def test_escape_stops_too(chat, page, fake):
     chat.send("esc tokens=2000 delay_ms=20")
     until(page, "document.querySelector('.message.assistant .md').innerText.length > 10")
+    chat.users.first.get_by_role("button", name="Edit message").click()
+    page.keyboard.press("Escape")  # leaves the edit
+    assert page.locator(".edit").count() == 0
+    page.get_by_role("button", name="Settings", exact=True).click()
+    page.keyboard.press("Escape")  # closes the dialog
+    until(page, "document.querySelectorAll('dialog').length === 0")
+    assert page.get_by_role("button", name="Stop", exact=True).is_visible()
+    page.locator(".chat-head h1").click()  # the focus is nowhere
     page.keyboard.press("Escape")
     assert chat.ended().get_by_text("Stopped.").is_visible()
     wait_for(lambda: idle(fake), "a free slot", 5)

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import socket
 import stat
 import subprocess
 import termios
@@ -460,6 +461,28 @@ def test_ask_status(stand_in, fake, tmp_path):
     assert nobody.returncode == 69 and "wyvern up" in nobody.stderr
     assert run("ask", "x", "--url", "ftp://x").returncode == 64
     assert ask(stand_in, "x", "--key-file", str(tmp_path / "none"), stdin="").returncode == 66
+
+
+def test_a_gateway_that_hangs_up_or_is_gone():
+    """It says what to do; and a machine that is gone for good is noticed: the connection is probed."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        command = [WYVERN, "ask", "--url", f"http://127.0.0.1:{port}", "x"]
+        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE, text=True) as process:
+            near, _ = server.accept()
+            near.recv(65536)
+
+            def probed():  # /proc/net/tcp: the peer's port, and timer 2 is that of keepalive
+                rows = [row.split() for row in open("/proc/net/tcp", encoding="ascii").readlines()[1:]]
+                return any(row[2].endswith(f":{port:04X}") and row[5].startswith("02") for row in rows)
+
+            wait_for(probed, "a probe to be due")
+            near.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf")
+            near.close()
+            _, errors = process.communicate(timeout=20)
+        assert process.returncode == 74
+        assert "broke before the reply was whole: try again" in errors
 
 
 def test_ask_to_a_pipe(stand_in):
