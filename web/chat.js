@@ -23,6 +23,7 @@ const IDEAS = [
 let conversation; // on the screen; perhaps not kept yet
 let follower = null; // at most one: a browser lets few connections to a host stay open
 let shown = new Map(); // node id → its UserMessage or Reply
+let stale = false; // another tab wrote the conversation while a message is edited here
 let hidden; // timer of a tab that nobody looks at
 let parts = {};
 
@@ -166,6 +167,7 @@ export function focusComposer() {
 }
 
 function show() {
+  stale = false;
   const nodes = store.path(conversation);
   for (const message of shown.values()) message.drop?.();
   shown = new Map();
@@ -202,7 +204,7 @@ function append(node) {
     shown.get(list[place + step].id)?.element.querySelector(".versions button:not(:disabled)")?.focus();
   };
   const message = node.role === "user"
-    ? new UserMessage(node, place, list.length, { onTurn, onEdit: (text) => edit(node, text) })
+    ? new UserMessage(node, place, list.length, { onTurn, onEdit: (text) => edit(node, text), onLeave: () => stale && show() })
     : new Reply(node, place, list.length, { onTurn, onAgain: () => again(node), say: announce });
   shown.set(node.id, message);
   parts.column.append(message.element);
@@ -340,7 +342,9 @@ function onForeign(event) {
   if (same && follower) return; // both follow the same reply
   leaveFollower();
   conversation = theirs;
-  show();
+  stale = parts.column.querySelector(".edit") !== null; // what is typed there is not thrown away
+  if (!stale) show();
+  else showSend();
 }
 
 // ---- the list, and what is kept ----

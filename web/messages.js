@@ -47,9 +47,10 @@ function stateText(phase) {
 
 // A message of a person.
 export class UserMessage {
-  constructor(node, place, count, { onEdit, onTurn }) {
+  constructor(node, place, count, { onEdit, onLeave, onTurn }) {
     this.node = node;
     this.onEdit = onEdit;
+    this.onLeave = onLeave;
     this.body = h("div", { class: "body" }, node.text);
     const copyButton = iconButton("copy", "Copy message", () => copy(node.text, copyButton));
     this.editButton = iconButton("edit", "Edit message", () => this.edit());
@@ -64,6 +65,7 @@ export class UserMessage {
       form.replaceWith(this.body);
       this.tools.hidden = false;
       this.editButton.focus();
+      this.onLeave();
     };
     const send = (event) => {
       event?.preventDefault();

@@ -224,6 +224,32 @@ def test_delete_all_leaves_nothing_here_nor_at_the_service(chat, page, fake):
     assert page.locator("#history li").count() == 0
 
 
+def test_an_edit_outlives_what_another_tab_does(watched, fake):
+    one = watched.open(fake)
+    first = Chat(one)
+    first.ask("shared")
+    two = watched.page(watched.contexts[0], fake, one.url.removeprefix(fake.url))
+    first.users.first.get_by_role("button", name="Edit message").click()
+    area = one.locator(".edit textarea")
+    area.fill("half a thou")
+    Chat(two).ask("more")
+    one.evaluate("""() => new Promise((done) => {
+        const tabs = new BroadcastChannel('wyvern');  // what came before this was heard as well
+        tabs.onmessage = () => done();
+        new BroadcastChannel('wyvern').postMessage({});
+    })""")
+    area.press_sequentially("ght tokens=3")
+    assert area.input_value() == "half a thought tokens=3"
+    one.keyboard.press("Escape")
+    until(one, "document.querySelectorAll('.message.assistant .facts').length === 2")
+    assert first.text() == whole("more", 20)
+    first.users.first.get_by_role("button", name="Edit message").click()
+    area.fill("again tokens=3")
+    one.locator(".edit").get_by_role("button", name="Send", exact=True).click()
+    first.ended()
+    assert first.text() == whole("again", 3) and first.replies.count() == 1
+
+
 def test_another_tab_deletes_what_is_on_the_screen(watched, fake):
     one = watched.open(fake)
     Chat(one).ask("gone")
