@@ -87,6 +87,9 @@ class Pty:
         os.close(self.slave)
 
 
+COMPOSED = re.compile(r"(?:^|\n)(?:> |… )[^\n]*$")  # the last line is one that can be typed into
+
+
 class Chat(Pty):
     """wyvern chat, with a state directory of its own."""
 
@@ -97,7 +100,10 @@ class Chat(Pty):
 
     def answer(self, question, timeout=20):
         """What came between the question and the next prompt."""
+        self.wait(COMPOSED, timeout)  # else the prompt that is yet to come would be taken for the next
         begin = len(self.text())
         self.line(question)
+        wanted = "".join(question[:16].split())  # a longer one is drawn anew where the line ends
+        wait_for(lambda: wanted in "".join(self.text()[begin:].split()), f"the echo of {question!r}")
         end = self.wait(re.compile(r"\n> $"), timeout, begin)
         return self.text()[begin:end]

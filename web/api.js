@@ -59,7 +59,7 @@ async function refuse(response) {
   } catch {
     // a proxy's page, perhaps
   }
-  if (response.status === 401) service.dispatchEvent(new CustomEvent("unauthorized", { detail: error?.message }));
+  if (response.status === 401) service.dispatchEvent(new Event("unauthorized"));
   throw new ApiError(response.status, error, retryAfter(response));
 }
 

@@ -1,7 +1,7 @@
 // The frame: which view is shown, is the service there, colours, the drawer of narrow screens.
 
 import { ApiError, backoff, call, service } from "./api.js";
-import { startChat, showConversation, newChat, focusComposer } from "./chat.js";
+import { startChat, showAgain, showConversation, newChat, focusComposer } from "./chat.js";
 import { showCluster, startCluster } from "./cluster.js";
 import { byId, icon, toast } from "./dom.js";
 import { startLoad } from "./load.js";
@@ -14,6 +14,7 @@ const VIEWS = { chat: "Chat", cluster: "Cluster", load: "Load" };
 // ---- views ----
 
 let view = null;
+let toComposer = false; // a new chat was asked for on another view
 
 function route() {
   const [, name, id] = location.hash.match(/^#\/(\w+)(?:\/(\w+))?/) ?? [];
@@ -26,12 +27,15 @@ function route() {
     if (each === view) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
-  if (view === "chat") showConversation(id ?? null);
+  if (view === "chat" && other && !id && !toComposer) showAgain();
+  else if (view === "chat") showConversation(id ?? null);
   showCluster(view === "cluster");
   document.title = view === "chat" ? "wyvern" : `${VIEWS[view]} · wyvern`;
   if (view !== "chat") byId("topbar-title").textContent = VIEWS[view];
   drawer(false);
-  if (other) byId("main").focus({ preventScroll: true });
+  if (other && toComposer) focusComposer();
+  else if (other) byId("main").focus({ preventScroll: true });
+  toComposer = false;
 }
 
 // ---- the drawer ----
@@ -61,6 +65,7 @@ function openFrame() {
   for (const id of ["new-chat", "topbar-new"]) {
     byId(id).addEventListener("click", () => {
       drawer(false);
+      toComposer = view !== "chat";
       newChat();
     });
   }

@@ -1,10 +1,10 @@
 // Charts, drawn as SVG: lines over the last minutes, and lanes on one time axis.
 
-import { h, number, s, seconds } from "./dom.js";
+import { h, number, s } from "./dom.js";
 
 const HEIGHT = 168;
 const SPANS = [60, 180]; // seconds that are shown, at first and later
-const LEFT = 48, RIGHT = 12, TOP = 10, BOTTOM = 24;
+const LEFT = 56, RIGHT = 12, TOP = 10, BOTTOM = 24;
 export const COLOURS = 8;
 
 export const colour = (index) => `s${(index % COLOURS) + 1}`;
@@ -15,6 +15,10 @@ function roundUp(value) {
   const power = 10 ** Math.floor(Math.log10(value));
   return [1, 2, 5, 10].map((step) => step * power).find((step) => step >= value * 0.999);
 }
+
+// Figures of an axis: nothing is rounded away, 2.5 is not written 3.
+const exact = (value) => number(value, Number.isInteger(value) ? 0 : 1);
+export const axisSeconds = (value) => (value > 0 && value < 1 ? `${exact(Math.round(value * 10000) / 10)} ms` : `${exact(value)} s`);
 
 function onWidth(element, draw) {
   let width = 0;
@@ -41,8 +45,8 @@ function line(points) {
 }
 
 export class LineChart {
-  // most: top of the axis, else as the values want it.
-  constructor(title, { most = null, format = (value) => number(value) }) {
+  // most: top of the axis, else as the values want it; format: what stands at its ticks.
+  constructor(title, { most = null, format = exact }) {
     Object.assign(this, { title, most, format });
     this.now = h("span", { class: "chart-now number" }, "–");
     this.holder = h("div", { class: "chart-area" });
@@ -87,11 +91,8 @@ export class LineChart {
     const y = (value) => TOP + (HEIGHT - TOP - BOTTOM) * (1 - Math.min(value, top) / top);
     const svg = s("svg", { width, height: HEIGHT, role: "img", "aria-label": `${this.title}: ${this.now.textContent}` });
     for (const share of [0, 0.5, 1]) {
-      const text = this.format(top * share);
-      svg.append(s("line", { class: "grid", x1: LEFT, x2: width - RIGHT, y1: y(top * share), y2: y(top * share) }));
-      if (share !== 0.5 || text !== this.format(top)) { // whole numbers have nothing between 0 and 1
-        svg.append(s("text", { class: "tick", x: LEFT - 8, y: y(top * share) + 4, "text-anchor": "end" }, text));
-      }
+      svg.append(s("line", { class: "grid", x1: LEFT, x2: width - RIGHT, y1: y(top * share), y2: y(top * share) }),
+        s("text", { class: "tick", x: LEFT - 8, y: y(top * share) + 4, "text-anchor": "end" }, this.format(top * share)));
     }
     for (let back = 0; back <= this.span; back += this.span / 3) {
       svg.append(s("text", { class: "tick", x: x(end - back), y: HEIGHT - 6,
@@ -171,10 +172,10 @@ export class Lanes {
     const span = Math.max(this.span, 0.1);
     const x = (time) => LEFT + (width - LEFT - RIGHT) * time / span;
     const svg = s("svg", { width, height, role: "img", "aria-label": `${this.title}. ${lanes.map((lane) => `${lane.name}: ${lane.note}`).join(". ")}` });
-    const step = roundUp(span / Math.max(2, Math.floor(width / 110)));
+    const step = roundUp(span / Math.max(2, Math.floor(width / 110))), digits = Math.max(0, Math.ceil(-Math.log10(step)));
     for (let time = 0; time <= span; time += step) {
       svg.append(s("line", { class: "grid", x1: x(time), x2: x(time), y1: HEAD, y2: height - BOTTOM }),
-        s("text", { class: "tick", x: x(time), y: height - 6, "text-anchor": "middle" }, `${number(time, step < 1 ? 1 : 0)} s`));
+        s("text", { class: "tick", x: x(time), y: height - 6, "text-anchor": "middle" }, `${number(time, time > 0 ? digits : 0)} s`));
     }
     lanes.forEach((lane, index) => this.drawLane(svg, lane, index, index * each, x, width));
     this.holder.replaceChildren(svg);

@@ -20,9 +20,10 @@ const IDEAS = [
   "Give me a table of three bread doughs with flour, water and time.",
 ];
 
-let conversation = null; // on the screen; perhaps not kept yet
+let conversation; // on the screen; perhaps not kept yet
 let follower = null; // at most one: a browser lets few connections to a host stay open
 let shown = new Map(); // node id → its UserMessage or Reply
+let stale = false; // another tab wrote the conversation while a message is edited here
 let hidden; // timer of a tab that nobody looks at
 let parts = {};
 
@@ -40,7 +41,7 @@ export function openChat(view) {
   const send = h("button", { type: "submit", class: "send", id: "send", "aria-label": "Send" }, sendIcon());
   const latest = h("button", { type: "button", class: "button small latest", hidden: true, onclick: toEnd }, icon("down"), "Latest");
   const form = h("form", { onsubmit: submit }, area, send);
-  view.append(h("header", { class: "chat-head" }, title, model, save, drop), transcript, latest,
+  view.append(h("header", { class: "chat-head" }, title, model, save, drop), transcript, h("div", { class: "latest-place" }, latest),
     h("div", { class: "composer" }, form, h("p", { class: "hint" }, "Enter sends, Shift + Enter makes a new line. Replies may be wrong.")));
   parts = { view, title, model, save, drop, column, transcript, area, send, latest };
   area.addEventListener("input", fit);
@@ -51,12 +52,15 @@ export function openChat(view) {
   settings.addEventListener("change", showModel);
   store.store.addEventListener("change", showHistory);
   store.store.addEventListener("foreign", onForeign);
+  store.store.addEventListener("removed", onRemoved);
   store.store.addEventListener("evicted", () => toast("The oldest conversation made room for this one."));
   store.store.addEventListener("full", () => toast("This browser has no room to keep conversations."));
   setInterval(glanceAtOthers, GLANCE_MS);
   document.addEventListener("visibilitychange", onVisible);
+  document.addEventListener("keydown", onEscape, { capture: true }); // before a menu is closed by it
   showModel();
-  showHistory();
+  conversation = store.newConversation(); // also where another view is the first
+  show();
 }
 
 function showModel() {
@@ -93,9 +97,14 @@ function onKey(event) {
   if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
     event.preventDefault();
     if (!follower) submit(event);
-  } else if (event.key === "Escape" && follower) {
-    follower.cancel();
   }
+}
+
+// Wherever in the chat the focus is; but an edit, the menu and a dialog are left by it first.
+function onEscape(event) {
+  if (event.key !== "Escape" || event.isComposing || !follower || parts.view.hidden) return;
+  if (document.querySelector("dialog[open], .side.open") || event.target.closest(".edit")) return;
+  follower.cancel();
 }
 
 function showSend() {
@@ -114,7 +123,10 @@ function showSend() {
 // Shows a conversation; null: a new one, which is kept with its first message.
 export function showConversation(id) {
   const wanted = id ? store.get(id) : null;
-  if (conversation && (wanted === conversation || (!wanted && !id && isFresh()))) return;
+  if (wanted === conversation || (!wanted && !id && isFresh())) {
+    showTitle();
+    return;
+  }
   follower?.leave();
   follower = null;
   conversation = wanted ?? store.newConversation();
@@ -123,6 +135,26 @@ export function showConversation(id) {
 }
 
 const isFresh = () => Object.keys(conversation.nodes).length === 0;
+
+// From another view, back to where the person was.
+export function showAgain() {
+  if (!isFresh()) history.replaceState(null, "", `#/chat/${conversation.id}`);
+  showTitle();
+}
+
+function showTitle() {
+  const title = conversation.title || "New chat";
+  parts.title.textContent = title;
+  if (!parts.view.hidden) byId("topbar-title").textContent = title;
+}
+
+// What was on the screen is gone; which view is shown stays as it is.
+function startAnew() {
+  leaveFollower();
+  conversation = store.newConversation();
+  if (!parts.view.hidden) history.replaceState(null, "", "#/chat");
+  show();
+}
 
 export function newChat() {
   location.hash = "#/chat";
@@ -135,12 +167,12 @@ export function focusComposer() {
 }
 
 function show() {
+  stale = false;
   const nodes = store.path(conversation);
   for (const message of shown.values()) message.drop?.();
   shown = new Map();
   parts.column.replaceChildren();
-  parts.title.textContent = conversation.title || "New chat";
-  byId("topbar-title").textContent = conversation.title || "New chat";
+  showTitle();
   parts.save.hidden = parts.drop.hidden = nodes.length === 0;
   parts.column.classList.toggle("empty", nodes.length === 0);
   if (nodes.length === 0) parts.column.append(...emptyState());
@@ -172,7 +204,7 @@ function append(node) {
     shown.get(list[place + step].id)?.element.querySelector(".versions button:not(:disabled)")?.focus();
   };
   const message = node.role === "user"
-    ? new UserMessage(node, place, list.length, { onTurn, onEdit: (text) => edit(node, text) })
+    ? new UserMessage(node, place, list.length, { onTurn, onEdit: (text) => edit(node, text), onLeave: () => stale && show() })
     : new Reply(node, place, list.length, { onTurn, onAgain: () => again(node), say: announce });
   shown.set(node.id, message);
   parts.column.append(message.element);
@@ -288,27 +320,31 @@ async function glanceAtOthers() {
   if (service.state !== "ok" || document.hidden) return;
   for (const other of store.conversations()) {
     for (const node of store.openNodes(other)) {
-      if (node === follower?.node || !await glance(node)) continue;
+      if (node.id === follower?.node.id || !await glance(node)) continue;
+      if (store.get(other.id) !== other) continue; // deleted, or written by another tab, meanwhile
       store.save(other);
-      if (other === conversation) show();
-      else toast(`The reply in “${other.title}” is there.`);
+      if (other.id === conversation.id) {
+        if (shown.has(node.id)) show(); // else it is of a branch that is not on the screen
+      } else toast(`The reply in “${other.title}” is there.`);
     }
   }
 }
 
 // Another tab wrote this conversation.
 function onForeign(event) {
-  if (event.detail !== conversation?.id) return;
+  if (event.detail !== conversation.id) return;
   const theirs = store.get(event.detail);
   if (!theirs) {
-    location.hash = "#/chat";
+    startAnew();
     return;
   }
   const same = store.path(theirs).map((node) => node.id).join() === store.path(conversation).map((node) => node.id).join();
   if (same && follower) return; // both follow the same reply
   leaveFollower();
   conversation = theirs;
-  show();
+  stale = parts.column.querySelector(".edit") !== null; // what is typed there is not thrown away
+  if (!stale) show();
+  else showSend();
 }
 
 // ---- the list, and what is kept ----
@@ -316,10 +352,17 @@ function onForeign(event) {
 async function removeAsked(id) {
   const { title } = store.get(id) ?? {};
   if (!await confirmed(`Delete “${title}” from this browser?`, "Delete")) return;
-  const gone = store.get(id);
   store.remove(id);
-  if (conversation?.id === id) newChat();
-  eraseAtService(gone);
+}
+
+// Here, by the list, by the settings or for want of room.
+let erasing = Promise.resolve();
+function onRemoved({ detail: gone }) {
+  if (gone.id === conversation.id) {
+    startAnew();
+    focusComposer();
+  }
+  erasing = erasing.then(() => eraseAtService(gone)); // one after the other: a chat goes on beside it
 }
 
 // What the service keeps of its replies; those that are being made end.
@@ -339,12 +382,18 @@ function exportThis() {
 }
 
 function showHistory() {
-  const list = store.conversations();
+  const list = store.conversations(), place = byId("history");
+  const active = document.activeElement, at = [...place.children].findIndex((row) => row.contains(active));
+  const held = place.children[at]?.dataset.id;
   byId("history-empty").hidden = list.length > 0;
-  byId("history").replaceChildren(...list.map((one) => h("li", { class: one === conversation ? "chosen" : null },
+  place.replaceChildren(...list.map((one) => h("li", { class: one.id === conversation.id ? "chosen" : null, "data-id": one.id },
     store.openNodes(one).length > 0 ? h("span", { class: "live", role: "img", "aria-label": "Being answered" }) : null,
-    h("a", { href: `#/chat/${one.id}`, "aria-current": one === conversation ? "true" : null, title: one.title }, one.title || "Untitled"),
+    h("a", { href: `#/chat/${one.id}`, "aria-current": one.id === conversation.id ? "true" : null, title: one.title }, one.title || "Untitled"),
     iconButton("trash", `Delete “${one.title}”`, () => removeAsked(one.id)))));
+  if (at < 0) return;
+  // Who was in the list is not thrown out of it: the same row, or the one that took its place.
+  const row = [...place.children].find((each) => each.dataset.id === held) ?? place.children[Math.min(at, list.length - 1)];
+  (row?.querySelector(active.localName) ?? byId("new-chat")).focus({ preventScroll: true });
 }
 
 export const startChat = (view) => {

@@ -1,8 +1,8 @@
 // The cluster, live: what /wyvern/status says each second, and what follows from its counters.
 
 import { ApiError, json, service } from "./api.js";
-import { bytes, h, number, percent, seconds } from "./dom.js";
-import { LineChart } from "./chart.js";
+import { become, bytes, h, number, percent, seconds } from "./dom.js";
+import { axisSeconds, LineChart } from "./chart.js";
 
 const POLL_MS = 1000;
 const KEEP_S = 200;
@@ -10,11 +10,14 @@ const RATE_S = 3; // rates are over so long: workers speak once a second
 const LATENCY_S = 60;
 const LINES_MAX = 16; // more workers or GPUs than this are shown together
 const NODES_MAX = 100;
+const OLD_S = 5; // without an answer for so long the figures are not live
+const LIVE = "Live, each second. Charts begin when this page is opened.";
 
 let samples = []; // {time, status, workers: Map of id → worker}
 let parts = null;
 let timer = null;
 let asking = false;
+let heard = null; // when the last answer came
 
 export function startCluster(view) {
   const tile = (name) => {
@@ -26,7 +29,7 @@ export function startCluster(view) {
     tokens: new LineChart("Tokens a second", {}),
     queue: new LineChart("Prompts", {}),
     busy: new LineChart("Workers busy", { most: 1, format: percent }),
-    latency: new LineChart("Latency", { format: seconds }),
+    latency: new LineChart("Latency", { format: axisSeconds }),
     use: new LineChart("GPU use", { most: 1, format: percent }),
     memory: new LineChart("GPU memory", { most: 1, format: percent }),
   };
@@ -34,13 +37,13 @@ export function startCluster(view) {
   const nodes = h("div", { class: "nodes" });
   const more = h("p", { class: "hint" });
   const search = h("div", { class: "field filter", hidden: true }, h("label", { for: "node-filter" }, "Show nodes"), filter);
+  const hint = h("p", { class: "hint" }, LIVE);
   view.append(h("div", { class: "page-inner" },
-    h("header", { class: "page-head" }, h("h1", { id: "cluster-title" }, "Cluster"),
-      h("p", { class: "hint" }, "Live, each second. Charts begin when this page is opened.")),
+    h("header", { class: "page-head" }, h("h1", { id: "cluster-title" }, "Cluster"), hint),
     h("div", { class: "tiles" }, Object.values(tiles).map((each) => each.element)),
     h("div", { class: "charts" }, Object.values(charts).map((each) => each.element)),
     h("h2", { class: "section" }, "Nodes"), search, nodes, more));
-  parts = { tiles, charts, nodes, filter, search, more };
+  parts = { tiles, charts, nodes, filter, search, more, hint };
 }
 
 export function showCluster(visible) {
@@ -60,9 +63,12 @@ async function poll() {
   } finally {
     asking = false;
   }
+  const silent = heard === null ? 0 : Math.round((performance.now() - heard) / 1000);
+  parts.hint.textContent = silent >= OLD_S ? `No answer for ${seconds(silent)}: what stands here was then.` : LIVE;
 }
 
 function take(status) {
+  heard = performance.now();
   const workers = new Map(status.nodes.flatMap((node) => node.workers.map((worker) => [worker.id, { ...worker, node: node.name }])));
   samples.push({ time: status.time, status, workers });
   samples = samples.filter((sample) => sample.time > status.time - KEEP_S && sample.time <= status.time);
@@ -238,11 +244,5 @@ function showNodes() {
   parts.search.hidden = all.length < 5;
   parts.more.textContent = wanted.length > NODES_MAX ? `${wanted.length - NODES_MAX} more nodes are not shown.`
     : wanted.length === 0 ? (word ? "No node has such a name." : "No node has joined yet.") : "";
-  // A table that somebody is in stays as it is, so that the focus is not lost.
-  if (parts.nodes.contains(document.activeElement)) return;
-  const places = [...parts.nodes.querySelectorAll(".table")].map((table) => table.scrollLeft);
-  parts.nodes.replaceChildren(...wanted.slice(0, NODES_MAX).map(nodeCard));
-  parts.nodes.querySelectorAll(".table").forEach((table, i) => {
-    table.scrollLeft = places[i] ?? 0;
-  });
+  become(parts.nodes, h("div", { class: "nodes" }, wanted.slice(0, NODES_MAX).map(nodeCard)));
 }

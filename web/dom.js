@@ -57,6 +57,22 @@ export function iconButton(name, label, onclick, small = true) {
 
 export const byId = (id) => document.getElementById(id);
 
+// Makes an element like another and touches only what differs: focus, selection and scrolling stay.
+// (Listeners do not go over.)
+export function become(element, wanted) {
+  if (element.nodeName !== wanted.nodeName) {
+    element.replaceWith(wanted);
+  } else if (element.nodeType === Node.TEXT_NODE) {
+    if (element.data !== wanted.data) element.data = wanted.data;
+  } else {
+    for (const { name } of [...element.attributes]) if (!wanted.hasAttribute(name)) element.removeAttribute(name);
+    for (const { name, value } of wanted.attributes) if (element.getAttribute(name) !== value) element.setAttribute(name, value);
+    const old = [...element.childNodes], children = [...wanted.childNodes];
+    children.forEach((child, i) => (i < old.length ? become(old[i], child) : element.append(child)));
+    old.slice(children.length).forEach((child) => child.remove());
+  }
+}
+
 // ---- saying things ----
 
 // For screen readers; what is said twice is heard twice.
@@ -84,10 +100,9 @@ export async function copy(text, button) {
     area.remove();
     button.focus();
   }
-  const before = [...button.childNodes];
   button.replaceChildren(icon("check"));
   announce("Copied");
-  setTimeout(() => button.replaceChildren(...before), 1500);
+  setTimeout(() => button.replaceChildren(icon("copy")), 1500);
 }
 
 // A question with two answers; resolves to true when it was confirmed.
@@ -120,6 +135,8 @@ export function number(value, digits = 0) {
   return Number.isFinite(value)
     ? value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits }) : "–";
 }
+
+export const counted = (count, word) => `${number(count)} ${word}${count === 1 ? "" : "s"}`;
 
 export function seconds(value) {
   if (!Number.isFinite(value)) return "–";

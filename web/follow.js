@@ -80,14 +80,15 @@ export class Follower {
     this.connection = new AbortController();
     this.broken = false;
     const { signal } = this.connection;
-    const response = node.responseId
-      ? await call(`/v1/responses/${node.responseId}?stream=true&starting_after=${node.seq}`, { signal })
-      : await call("/v1/responses", { method: "POST", body: node.request, signal,
-        headers: { "Idempotency-Key": node.key } });
     this.heard = this.moved = performance.now();
-    this.reading = true;
-    if (node.text) this.say("writing");
+    this.reading = true; // from here on: also a connection that never answers is dead one day
     try {
+      const response = node.responseId
+        ? await call(`/v1/responses/${node.responseId}?stream=true&starting_after=${node.seq}`, { signal })
+        : await call("/v1/responses", { method: "POST", body: node.request, signal,
+          headers: { "Idempotency-Key": node.key } });
+      this.heard = this.moved = performance.now();
+      if (node.text) this.say("writing");
       for await (const { data } of events(response)) {
         this.heard = performance.now();
         if (data) this.take(data);
@@ -152,6 +153,7 @@ export class Follower {
   async recover(error) {
     const { signal } = this.left;
     if (error instanceof ApiError && error.status === 401) {
+      if (this.wantsStop && !this.node.responseId) return this.end("stopped"); // it was not taken
       this.say("key");
       await new Promise((resolve) => {
         service.addEventListener("key", resolve, { once: true, signal });
@@ -190,6 +192,7 @@ export class Follower {
     this.wantsStop = true;
     if (!node.responseId) {
       if (!this.reading && this.phase.name !== "asking") this.end("stopped");
+      else this.say("stopping");
       return;
     }
     this.end("stopped");

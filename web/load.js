@@ -1,6 +1,6 @@
 // The Load page: many prompts at once, and how the workers shared them.
 
-import { h, number, percent, seconds } from "./dom.js";
+import { counted, h, number, percent, seconds } from "./dom.js";
 import { colour, Lanes } from "./chart.js";
 import { Run, shares } from "./run.js";
 import { wantKey } from "./settings.js";
@@ -64,7 +64,7 @@ const lines = () => parts.area.value.split("\n").map((line) => line.trim()).filt
 
 function showCount() {
   const each = lines().length, all = each * (parts.repeat.input.valueAsNumber || 0);
-  parts.count.textContent = all > JOBS_MAX ? `${number(all)} prompts are too many; at most ${number(JOBS_MAX)}.` : `${each} × ${parts.repeat.input.value || 0} = ${number(all)} prompts`;
+  parts.count.textContent = all > JOBS_MAX ? `${number(all)} prompts are too many; at most ${number(JOBS_MAX)}.` : `${each} × ${parts.repeat.input.value || 0} = ${counted(all, "prompt")}`;
   parts.start.disabled = all === 0 || all > JOBS_MAX || (run !== null && !run.over);
 }
 
@@ -109,8 +109,8 @@ function sentence() {
   const spent = (run.end ?? Date.now() / 1000) - run.begin;
   const parts = [`${number(answered)} of ${number(all)} answered`];
   if (failed > 0) parts.push(`${number(failed)} failed`);
-  if (run.held > 0) parts.push(`the service said “later” ${number(run.held)} times`);
-  if (!run.over) parts.push(run.away ? "the service can't be reached; trying again" : `${number(run.of("asked").length)} in the service`);
+  if (run.held > 0) parts.push(`the service said “later” ${counted(run.held, "time")}`);
+  if (!run.over) parts.push(run.away ?? `${number(run.of("asked").length)} in the service`);
   else if (run.aborted) parts.push("aborted");
   return `${parts.join(", ")} · ${seconds(spent)}`;
 }
@@ -119,8 +119,8 @@ function verdict({ workers, count, end }) {
   if (count === 0) return "Nothing was answered yet.";
   const counts = workers.map((worker) => worker.count), ends = workers.filter((worker) => worker.count > 0).map((worker) => worker.ended);
   const most = Math.max(...counts), least = Math.min(...counts);
-  if (workers.length < 2) return `One worker answered ${number(count)} prompts in ${seconds(end)}.`;
-  return `${number(least)} to ${number(most)} prompts a worker; an even share is ${number(count / workers.length, 1)}. The last worker ended ${seconds(Math.max(...ends) - Math.min(...ends))} after the first.`;
+  if (workers.length < 2) return `One worker answered ${counted(count, "prompt")} in ${seconds(end)}.`;
+  return `${number(least)} to ${counted(most, "prompt")} a worker; an even share is ${number(count / workers.length, 1)}. The last worker ended ${seconds(Math.max(...ends) - Math.min(...ends))} after the first.`;
 }
 
 function show() {
@@ -134,8 +134,8 @@ function show() {
   showCount();
   parts.lanes.element.hidden = parts.table.hidden = all.count === 0;
   parts.lanes.update(all.workers.map((worker) => ({ name: worker.id, slots: worker.slots, spans: worker.spans, gpu: worker.gpu,
-    short: `${worker.count} prompts`,
-    note: worker.count === 0 ? "no prompt" : `${worker.count} prompts, ${seconds(worker.begun)} to ${seconds(worker.ended)}` })), all.end);
+    short: counted(worker.count, "prompt"),
+    note: worker.count === 0 ? "no prompt" : `${counted(worker.count, "prompt")}, ${seconds(worker.begun)} to ${seconds(worker.ended)}` })), all.end);
   document.getElementById("load-verdict").textContent = verdict(all);
   parts.body.replaceChildren(...all.workers.map((worker, index) => row(worker, index, all)));
   const tokens = all.workers.reduce((sum, worker) => sum + worker.tokens, 0);
@@ -147,7 +147,7 @@ function show() {
 }
 
 function row(worker, index, all) {
-  const figures = [number(worker.count), percent(worker.count / all.count), number(worker.tokens), number(worker.tokens / (worker.ended - worker.begun)),
+  const figures = [number(worker.count), percent(worker.count / all.count), number(worker.tokens), number(worker.count > 0 ? worker.tokens / (worker.ended - worker.begun) : NaN),
     seconds(worker.begun), seconds(worker.ended), percent(worker.used)];
   return h("tr", {},
     h("th", { scope: "row" }, h("span", { class: `swatch ${colour(index)}`, "aria-hidden": "true" }), worker.id),

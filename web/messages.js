@@ -33,7 +33,8 @@ function stateText(phase) {
   const left = phase.until ? Math.max(0, Math.ceil((phase.until - Date.now()) / 1000)) : 0;
   const silent = phase.silent ? ` Nothing for ${phase.silent} s.` : "";
   switch (phase.name) {
-    case "asking": return "Asking…";
+    case "asking": return `Asking…${silent}`;
+    case "stopping": return `Stopping…${silent}`;
     case "queued": return `Waiting for a free worker…${silent}`;
     case "reading": return `Thinking…${silent}`;
     case "writing": return phase.silent ? `The reply pauses.${silent}` : "Writing…";
@@ -46,9 +47,10 @@ function stateText(phase) {
 
 // A message of a person.
 export class UserMessage {
-  constructor(node, place, count, { onEdit, onTurn }) {
+  constructor(node, place, count, { onEdit, onLeave, onTurn }) {
     this.node = node;
     this.onEdit = onEdit;
+    this.onLeave = onLeave;
     this.body = h("div", { class: "body" }, node.text);
     const copyButton = iconButton("copy", "Copy message", () => copy(node.text, copyButton));
     this.editButton = iconButton("edit", "Edit message", () => this.edit());
@@ -63,6 +65,7 @@ export class UserMessage {
       form.replaceWith(this.body);
       this.tools.hidden = false;
       this.editButton.focus();
+      this.onLeave();
     };
     const send = (event) => {
       event?.preventDefault();
@@ -73,7 +76,7 @@ export class UserMessage {
         h("button", { type: "button", class: "button small", onclick: leave }, "Cancel"),
         h("button", { type: "submit", class: "button small primary" }, "Send")));
     area.addEventListener("keydown", (event) => {
-      if (event.key === "Escape") leave();
+      if (event.key === "Escape" && !event.isComposing) leave();
       if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) send();
     });
     this.body.replaceWith(form);

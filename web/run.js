@@ -28,7 +28,8 @@ export class Run {
     this.held = 0; // times that the service said "later"
     this.gpus = new Map(); // name → [[time, share]…]
     this.begin = Date.now() / 1000;
-    this.away = false;
+    this.slots = new Map(); // of each worker that was seen: {node, slots, device}
+    this.away = null; // why the service is not reached
     addEventListener("pagehide", () => this.eraseNow(), { signal: this.stopped.signal });
     this.done = this.play();
   }
@@ -42,7 +43,7 @@ export class Run {
   }
 
   async play() {
-    this.status = await this.look();
+    await this.look();
     const watching = setInterval(() => this.look(), 1000);
     while (this.left > 0 && !this.stopped.signal.aborted) {
       await this.askMore();
@@ -71,15 +72,15 @@ export class Run {
     try {
       const status = await json("/wyvern/status");
       for (const node of status.nodes) {
+        for (const { id, slots, device } of node.workers) this.slots.set(id, { node: node.name, slots, device });
         for (const gpu of node.gpus) {
           const name = `${node.name} gpu:${gpu.index}`;
           if (!this.gpus.has(name)) this.gpus.set(name, []);
           if (gpu.busy !== undefined) this.gpus.get(name).push([status.time, gpu.busy]);
         }
       }
-      return status;
     } catch {
-      return null;
+      // the next second, perhaps
     }
   }
 
@@ -97,7 +98,7 @@ export class Run {
     try {
       job.id = (await json("/v1/responses", { method: "POST", body, headers: { "Idempotency-Key": job.key } })).id;
       job.state = "asked";
-      this.away = false;
+      this.away = null;
     } catch (error) {
       this.fault(job, error);
     }
@@ -107,7 +108,7 @@ export class Run {
     if (this.stopped.signal.aborted) return;
     try {
       const response = await json(`/v1/responses/${job.id}`);
-      this.away = false;
+      this.away = null;
       if (!ENDED.has(response.status)) return;
       job.state = response.status === "failed" || response.status === "cancelled" ? "failed" : "answered";
       job.error = response.error?.message ?? (response.status === "cancelled" ? "It was cancelled." : null);
@@ -127,7 +128,7 @@ export class Run {
       this.held++;
       this.later = Math.max(this.later, error.retryAfter ? error.retryAfter * 1000 : backoff(1));
     } else if (error instanceof Away || error.status === 401 || error.status >= 502) {
-      this.away = true;
+      this.away = error.status === 401 ? "waiting for a key" : "the service can't be reached; trying again";
       this.later = Math.max(this.later, 1500);
     } else {
       job.state = "failed";
@@ -147,13 +148,14 @@ export class Run {
 
   eraseNow() {
     for (const job of this.of("asked")) call(`/v1/responses/${job.id}`, { method: "DELETE", keepalive: true }).catch(() => {});
+    this.abort(); // a browser may show this page again as it was
   }
 }
 
 // ---- how even it was ----
 
 export function shares(run) {
-  const slots = new Map((run.status?.nodes ?? []).flatMap((node) => node.workers.map((worker) => [worker.id, { node: node.name, slots: worker.slots, device: worker.device }])));
+  const { slots } = run;
   const answered = run.of("answered").filter((job) => job.finished >= job.started);
   const from = Math.min(...answered.map((job) => job.accepted ?? job.started), run.begin);
   const workers = new Map([...slots].map(([id, { node }]) => [id, { id, node, jobs: [] }]));

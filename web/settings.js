@@ -15,14 +15,25 @@ export const settings = new EventTarget();
 export const setting = (name) => current[name];
 
 export function openSettings() {
+  read();
+  addEventListener("storage", (event) => {
+    if (event.key !== PLACE) return;
+    read(); // another tab changed them
+    settings.dispatchEvent(new Event("change"));
+  });
+  service.addEventListener("unauthorized", askKey);
+  byId("settings-open").addEventListener("click", showSettings);
+}
+
+const fits = (plain, value) => (plain === null ? value === null || Number.isFinite(value) : typeof value === "string");
+
+function read() {
   try {
     const kept = JSON.parse(localStorage.getItem(PLACE) ?? "{}");
-    for (const name of Object.keys(PLAIN)) if (name in kept) current[name] = kept[name];
+    for (const [name, plain] of Object.entries(PLAIN)) if (fits(plain, kept[name])) current[name] = kept[name];
   } catch {
     current = { ...PLAIN };
   }
-  service.addEventListener("unauthorized", (event) => askKey(event.detail));
-  byId("settings-open").addEventListener("click", showSettings);
 }
 
 function keep() {
@@ -62,7 +73,9 @@ function numberField(name, label, { min, max, step, hint }) {
   input.addEventListener("change", () => {
     const value = input.valueAsNumber;
     // Said in its place: the browser's own report would take the focus from what is being clicked.
-    const wrong = !input.validity.valid;
+    // A step is what the arrows go by, and a rule for whole numbers alone.
+    const { badInput, rangeUnderflow, rangeOverflow, stepMismatch } = input.validity;
+    const wrong = badInput || rangeUnderflow || rangeOverflow || (step === 1 && stepMismatch);
     input.setAttribute("aria-invalid", `${wrong}`);
     note.textContent = wrong ? `${hint}; not kept` : hint;
     if (wrong) return;
@@ -95,11 +108,18 @@ function systemField() {
   return h("div", { class: "field" }, h("label", { for: "setting-system" }, "System prompt"), area);
 }
 
-function keyField() {
+function keyField(signal) {
   const input = h("input", { type: "password", id: "setting-key", autocomplete: "off", spellcheck: "false",
     "aria-describedby": "setting-key-hint" });
-  input.value = apiKey();
-  input.addEventListener("change", () => setApiKey(input.value.trim()));
+  const show = () => {
+    input.value = apiKey();
+  };
+  show();
+  service.addEventListener("key", show, { signal }); // it may be asked for over this dialog
+  input.addEventListener("change", () => {
+    wantKey(); // if it is wrong, that is said
+    setApiKey(input.value.trim());
+  });
   return h("form", { class: "field", onsubmit: (event) => event.preventDefault() }, h("label", { for: "setting-key" }, "API key"), input,
     h("span", { class: "hint", id: "setting-key-hint" },
       "Only where the service asks for one. Forgotten when this tab is closed."));
@@ -138,6 +158,8 @@ function frame(title, ...body) {
 export function showSettings() {
   const dialog = frame("Settings");
   const body = dialog.querySelector(".dialog-body");
+  const closed = new AbortController();
+  dialog.addEventListener("close", () => closed.abort());
   const reset = h("button", { type: "button", class: "button", onclick: () => {
     const { model } = current;
     current = { ...PLAIN, model };
@@ -150,8 +172,8 @@ export function showSettings() {
     h("div", { class: "fields" },
       numberField("temperature", "Temperature", { min: 0, max: 2, step: 0.05, hint: "0 to 2" }),
       numberField("top_p", "Top p", { min: 0.01, max: 1, step: 0.01, hint: "0.01 to 1" }),
-      numberField("max_tokens", "Longest reply", { min: 1, max: 1000000, step: 1, hint: "tokens" })),
-    h("hr", {}), keyField(), h("hr", {}), keptHere(dialog),
+      numberField("max_tokens", "Longest reply", { min: 1, max: 1000000, step: 1, hint: "1 to 1,000,000 tokens" })),
+    h("hr", {}), keyField(closed.signal), h("hr", {}), keptHere(dialog),
     h("div", { class: "dialog-foot stuck" }, reset,
       h("button", { type: "button", class: "button primary", onclick: () => dialog.close() }, "Done")));
   fill();
@@ -166,7 +188,7 @@ export function wantKey() {
   declined = false;
 }
 
-function askKey(why) {
+function askKey() {
   if (asking || declined) return;
   declined = true;
   const input = h("input", { type: "password", id: "key", autocomplete: "off", spellcheck: "false", required: true,
@@ -179,7 +201,7 @@ function askKey(why) {
     setApiKey(input.value.trim());
   };
   asking = frame("This service asks for a key",
-    h("p", { class: "hint", id: "key-why" }, apiKey() ? why ?? "This key is not known." : "Whoever runs the service makes keys with “wyvern key add”."),
+    h("p", { class: "hint", id: "key-why" }, apiKey() ? "This key is not known here." : "Whoever runs the service makes keys with “wyvern key add”."),
     h("form", { class: "field", onsubmit: given }, h("label", { for: "key" }, "API key"), input,
       h("div", { class: "dialog-foot" }, h("button", { type: "submit", class: "button primary" }, "Use this key"))));
   const dialog = asking;

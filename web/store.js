@@ -13,8 +13,8 @@ const waiting = new Map(); // id → timer of a save
 const tabs = "BroadcastChannel" in globalThis ? new BroadcastChannel("wyvern") : null;
 let database = null;
 
-// "change" with detail = id, or null when several did; "foreign": another tab wrote it;
-// "evicted": the oldest left, because there were too many.
+// "change" with detail = id, or null when several did; "foreign": another tab wrote it; "removed"
+// with the conversation that left; "evicted": the oldest left, because there were too many.
 export const store = new EventTarget();
 
 function tell(type, id) {
@@ -98,8 +98,11 @@ function bound() {
 }
 
 export function remove(id) {
+  const gone = all.get(id);
+  if (!gone) return;
   all.delete(id);
   write(id);
+  tell("removed", gone);
   tell("change", id);
 }
 

@@ -63,7 +63,7 @@ function table(token) {
   const cell = (tag, content, i) => h(tag, { class: ["left", "right", "center"].includes(token.align[i]) ? `to-${token.align[i]}` : null,
     scope: tag === "th" ? "col" : null }, inline(content.tokens, 0));
   return h("div", { class: "table", tabindex: "0", role: "region", "aria-label": "Table" },
-    h("table", {}, h("thead", {}, h("tr", {}, token.header.map((content, i) => cell("th", content, i)))),
+    h("table", { dir: "auto" }, h("thead", {}, h("tr", {}, token.header.map((content, i) => cell("th", content, i)))),
       h("tbody", {}, token.rows.map((row) => h("tr", {}, row.map((content, i) => cell("td", content, i)))))));
 }
 
@@ -87,8 +87,8 @@ export function block(token, depth = 0) {
     case "code": return [code(token)];
     case "table": return [table(token)];
     case "hr": return [h("hr", {})];
-    case "blockquote": return [h("blockquote", {}, token.tokens.flatMap((inner) => block(inner, depth + 1)))];
-    case "list": return [h(token.ordered ? "ol" : "ul", { start: token.ordered && token.start > 1 ? token.start : null },
+    case "blockquote": return [h("blockquote", { dir: "auto" }, token.tokens.flatMap((inner) => block(inner, depth + 1)))];
+    case "list": return [h(token.ordered ? "ol" : "ul", { dir: "auto", start: token.ordered && token.start > 1 ? token.start : null },
       token.items.map((inner) => item(inner, depth)))];
     default: return [plain(token.raw)];
   }

@@ -214,6 +214,32 @@ static enum err check_request(const struct engine *engine, const struct engine_r
     return err == ERR_OK ? check_params(engine, &request->params) : err;
 }
 
+/* The first that is given of what only a model that searches takes. */
+static const char *search_given(const struct engine_search *search)
+{
+    const struct {
+        const char *name;
+        bool given;
+    } fields[] = {
+        {"num_beams", search->num_beams != -1},
+        {"num_return_sequences", search->num_return_sequences != -1},
+        {"max_length", search->max_length != -1},
+        {"min_length", search->min_length != -1},
+        {"no_repeat_ngram_size", search->no_repeat_ngram_size != -1},
+        {"encoder_no_repeat_ngram_size", search->encoder_no_repeat_ngram_size != -1},
+        {"length_penalty", !isnan(search->length_penalty)},
+        {"early_stopping", search->early_stopping != -1},
+        {"forced_bos_token_id", search->forced_bos_token_id != -1},
+        {"forced_eos_token_id", search->forced_eos_token_id != -1},
+        {"do_sample", search->do_sample != -1},
+    };
+    for (size_t i = 0; i < sizeof fields / sizeof fields[0]; i++) {
+        if (fields[i].given)
+            return fields[i].name;
+    }
+    return NULL;
+}
+
 static enum err check_search(const struct engine *engine, const struct engine_request *request)
 {
     if (request->task != ENGINE_GENERATE || request->params.search == NULL ||
@@ -221,7 +247,11 @@ static enum err check_search(const struct engine *engine, const struct engine_re
         return ERR_OK;
     if (request->params.search->num_return_sequences > 1)
         return err_set(ERR_INVALID, "n above 1 is not for a model of this kind");
-    return err_set(ERR_INVALID, "num_beams and the like are not for a model of this kind");
+    const char *name = search_given(request->params.search);
+    if (name == NULL)
+        return err_set(ERR_INVALID, "repetition_penalty is not for a model of this kind: say "
+                                    "repeat_penalty");
+    return err_set(ERR_INVALID, "%s is not for a model of this kind: leave it out", name);
 }
 
 enum err engine_start(struct engine *engine, const struct engine_request *request)

@@ -227,6 +227,10 @@ static enum err call_init(struct call *call, const struct http_call *spec,
     curl_easy_setopt(easy, CURLOPT_CONNECTTIMEOUT_MS,
                      (long)(spec->connect_ms != 0 ? spec->connect_ms : CONNECT_MS_DEFAULT));
     curl_easy_setopt(easy, CURLOPT_TIMEOUT_MS, (long)spec->total_ms);
+    /* A reply may take as long as it likes, but not from a machine that is gone. */
+    curl_easy_setopt(easy, CURLOPT_TCP_KEEPALIVE, 1L);
+    curl_easy_setopt(easy, CURLOPT_TCP_KEEPIDLE, 30L);
+    curl_easy_setopt(easy, CURLOPT_TCP_KEEPINTVL, 10L);
     if (is_loopback(spec->url)) {
         curl_easy_setopt(easy, CURLOPT_PROXY, "");
     }
@@ -268,7 +272,8 @@ static enum err call_verdict(struct call *call, CURLcode code)
         return ERR_OK;
     case CURLE_OPERATION_TIMEDOUT:
         if (connected_us > 0) {
-            return err_set(ERR_TIMEOUT, "%s did not answer in time", url);
+            return err_set(ERR_TIMEOUT,
+                           "%s did not answer in time: try again, or look into its log", url);
         }
         return err_set(ERR_UNAVAILABLE,
                        "can't connect to %s in time: is the service up, and the address right?",
@@ -287,7 +292,8 @@ static enum err call_verdict(struct call *call, CURLcode code)
     case CURLE_PARTIAL_FILE:
     case CURLE_GOT_NOTHING:
     case CURLE_RECV_ERROR:
-        return err_set(ERR_IO, "the connection to %s broke before the reply was whole", url);
+        return err_set(ERR_IO, "the connection to %s broke before the reply was whole: try again",
+                       url);
     case CURLE_URL_MALFORMAT:
     case CURLE_UNSUPPORTED_PROTOCOL:
         return err_set(ERR_USAGE, "%s is no http or https address", url);

@@ -77,9 +77,7 @@ static void say(struct batch *batch, const char *format, ...)
     vsnprintf(text, sizeof text, format, args);
     va_end(args);
     term_live_clear(&batch->live);
-    fputs("wyvern: ", stderr);
-    term_text(stderr, text, strlen(text));
-    fputc('\n', stderr);
+    term_say("wyvern: ", text, 0);
 }
 
 static void time_write(char *out, size_t cap, double seconds)
@@ -454,9 +452,10 @@ static void summary_print(struct batch *batch)
     char took[32], before[64] = "";
     time_write(took, sizeof took, seconds);
     if (batch->skipped > 0)
-        snprintf(before, sizeof before, ", %" PRIu64 " were before", batch->skipped);
-    say(batch, "%" PRIu64 " lines answered, %" PRIu64 " failed%s; %s, %.1f/s, %.0f tokens/s",
-        batch->answered, batch->failed, before, took,
+        snprintf(before, sizeof before, ", %" PRIu64 " %s before", batch->skipped,
+                 batch->skipped == 1 ? "was" : "were");
+    say(batch, "%" PRIu64 " line%s answered, %" PRIu64 " failed%s; %s, %.1f/s, %.0f tokens/s",
+        batch->answered, batch->answered == 1 ? "" : "s", batch->failed, before, took,
         seconds > 0 ? (double)(batch->answered + batch->failed) / seconds : 0,
         seconds > 0 ? (double)batch->tokens / seconds : 0);
 }

@@ -190,9 +190,12 @@ static void history_open(struct chat *chat)
 static void greet(const struct chat *chat)
 {
     struct term_style style = term_style_of(stderr);
-    fprintf(stderr, "%sTalking to ", term_dim(&style));
-    term_text(stderr, chat->settings.url, strlen(chat->settings.url));
-    fprintf(stderr, ". /help lists the commands; Ctrl-D leaves.%s\n", term_reset(&style));
+    char text[1200];
+    snprintf(text, sizeof text, "Talking to %s. /help lists the commands; Ctrl-D leaves.",
+             chat->settings.url);
+    fputs(term_dim(&style), stderr);
+    term_say("", text, 0);
+    fputs(term_reset(&style), stderr);
 }
 
 static void chat_free(struct chat *chat)

@@ -139,7 +139,8 @@ static enum err save(struct chat *chat, const char *rest, bool over)
     if (err == ERR_OK && !ours)
         err = copy_set(&chat->file, buf_text(&path));
     if (err == ERR_OK) {
-        fprintf(stderr, "(%zu messages saved to ", chat->talk.count);
+        fprintf(stderr, "(%zu message%s saved to ", chat->talk.count,
+                chat->talk.count == 1 ? "" : "s");
         text_say(chat->file);
         fputs(")\n", stderr);
     }
@@ -171,7 +172,8 @@ static enum err say_load(struct chat *chat, const char *rest)
         chat->system = system;
         chat->settings.system = system;
         err = copy_set(&chat->file, buf_text(&path));
-        fprintf(stderr, "(%zu messages loaded; the talk goes on from there)\n", chat->talk.count);
+        fprintf(stderr, "(%zu message%s loaded; the talk goes on from there)\n", chat->talk.count,
+                chat->talk.count == 1 ? "" : "s");
     }
     buf_done(&path);
     return err;
@@ -293,7 +295,8 @@ static enum err say_stats(struct chat *chat, const char *rest)
                 (unsigned long long)chat->last_tokens, chat->last_s, chat->ttft_s * 1000);
         text_say(chat->worker);
     }
-    fprintf(stderr, "\n%zu messages in this talk\n", chat->talk.count);
+    fprintf(stderr, "\n%zu message%s in this talk\n", chat->talk.count,
+            chat->talk.count == 1 ? "" : "s");
     return ERR_OK;
 }
 
@@ -324,17 +327,18 @@ static enum err say_help(struct chat *chat, const char *rest)
     (void)chat;
     (void)rest;
     for (size_t i = 0; i < SAYINGS; i++) {
-        char left[40];
+        char left[40], label[64];
         if (sayings[i].help == NULL)
             continue;
         snprintf(left, sizeof left, "%s %s", sayings[i].name, sayings[i].argument);
-        fprintf(stderr, "%s%*s%s\n", left, HELP_COLUMN - (int)wrap_columns(left), "",
-                sayings[i].help);
+        snprintf(label, sizeof label, "%s%*s", left, HELP_COLUMN - (int)wrap_columns(left), "");
+        term_say(label, sayings[i].help, HELP_COLUMN);
     }
-    fputs("\nSeveral lines: end each with a backslash, or put them between \"\"\" and \"\"\".\n"
-          "Pasted text stays one question. What begins with a blank is not remembered.\n"
-          "Ctrl-C stops a reply, or clears the line. Tab completes, arrows recall.\n",
-          stderr);
+    fputc('\n', stderr);
+    term_say("", "Several lines: end each with a backslash, or put them between \"\"\" and \"\"\".",
+             0);
+    term_say("", "Pasted text stays one question. What begins with a blank is not remembered.", 0);
+    term_say("", "Ctrl-C stops a reply, or clears the line. Tab completes, arrows recall.", 0);
     return ERR_OK;
 }
 

@@ -361,7 +361,24 @@ static double figure_slots(const struct report_worker *worker)
     return worker->slot_s;
 }
 
-static enum err spread_draw(const struct report *report, struct buf *out)
+/* Lines that are broken at spaces where the terminal ends; `column`: where the first begins. */
+static enum err sentences_draw(const struct term_style *style, const char *text, int column,
+                               int indent, struct buf *out)
+{
+    char *lines = NULL;
+    size_t len = 0;
+    FILE *stream = open_memstream(&lines, &len);
+    if (stream == NULL)
+        return err_set(ERR_NOMEM, "out of memory");
+    wrap_print(stream, text, column, indent, style->width);
+    enum err err =
+        fclose(stream) == 0 ? buf_append(out, lines, len) : err_set(ERR_NOMEM, "out of memory");
+    free(lines);
+    return err;
+}
+
+static enum err spread_draw(const struct report *report, const struct term_style *style,
+                            struct buf *out)
 {
     double start_low = INFINITY, start_high = 0, end_low = INFINITY, end_high = 0;
     for (size_t i = 0; i < report->worker_count; i++) {
@@ -371,11 +388,13 @@ static enum err spread_draw(const struct report *report, struct buf *out)
         end_low = fmin(end_low, worker->last_end);
         end_high = fmax(end_high, worker->last_end);
     }
-    return buf_printf(out,
-                      "Spread: busy time within %.1f%% of the mean, tokens %.1f%%, slot-seconds "
-                      "%.1f%%;\n        first starts %.2f s apart, last ends %.2f s apart\n",
-                      deviation(report, figure_busy), deviation(report, figure_tokens),
-                      deviation(report, figure_slots), start_high - start_low, end_high - end_low);
+    char text[256];
+    snprintf(text, sizeof text,
+             "Spread: busy time within %.1f%% of the mean, tokens %.1f%%, slot-seconds %.1f%%;\n"
+             "first starts %.2f s apart, last ends %.2f s apart",
+             deviation(report, figure_busy), deviation(report, figure_tokens),
+             deviation(report, figure_slots), start_high - start_low, end_high - end_low);
+    return sentences_draw(style, text, 0, 8, out);
 }
 
 /* One line over time: a label, a level a column, and its mean in percent. */
@@ -433,8 +452,12 @@ static enum err timeline_draw(const struct report *report, const struct term_sty
         snprintf(height, sizeof height, "the most at once");
     else if (least == most)
         snprintf(height, sizeof height, "all %u slots", most);
-    enum err err = buf_printf(out, "\n%sUtilisation over time%s (full height: %s)\n",
-                              term_bold(style), term_reset(style), height);
+    char title[64];
+    snprintf(title, sizeof title, " (full height: %s)", height);
+    enum err err =
+        buf_printf(out, "\n%sUtilisation over time%s", term_bold(style), term_reset(style));
+    if (err == ERR_OK)
+        err = sentences_draw(style, title, 21, 0, out);
     for (size_t i = 0; i < report->worker_count && err == ERR_OK; i++)
         err = worker_timeline(report, &report->workers[i], style, id_width, columns, out);
     char last[32];
@@ -449,17 +472,22 @@ static enum err totals_draw(const struct report *report, const struct term_style
 {
     double rate = report->seconds > 0 ? (double)report->tokens / report->seconds : 0;
     const char *alarm = report->failed + report->duplicates > 0 ? term_red(style) : "";
-    enum err err =
-        buf_printf(out, "%s%zu prompts sent, %zu answered, %zu failed, %zu duplicates%s\n", alarm,
-                   report->sent, report->answered, report->failed, report->duplicates,
-                   *alarm != '\0' ? term_reset(style) : "");
+    char text[256];
+    snprintf(text, sizeof text, "%zu prompts sent, %zu answered, %zu failed, %zu duplicates",
+             report->sent, report->answered, report->failed, report->duplicates);
+    enum err err = buf_append_text(out, alarm);
+    if (err == ERR_OK)
+        err = sentences_draw(style, text, 0, 0, out);
+    if (err == ERR_OK && *alarm != '\0')
+        err = buf_append_text(out, term_reset(style));
     if (err != ERR_OK || report->answered == 0)
         return err;
-    return buf_printf(out,
-                      "%.1f s, %llu tokens, %.0f tokens/s; first token after %.0f ms (p50), %.0f "
-                      "ms (p99);\nwhole reply after %.0f ms (p50), %.0f ms (p99)\n",
-                      report->seconds, (unsigned long long)report->tokens, rate, report->ttft.p50,
-                      report->ttft.p99, report->latency.p50, report->latency.p99);
+    snprintf(text, sizeof text,
+             "%.1f s, %llu tokens, %.0f tokens/s; first token after %.0f ms (p50), %.0f ms (p99);\n"
+             "whole reply after %.0f ms (p50), %.0f ms (p99)",
+             report->seconds, (unsigned long long)report->tokens, rate, report->ttft.p50,
+             report->ttft.p99, report->latency.p50, report->latency.p99);
+    return sentences_draw(style, text, 0, 0, out);
 }
 
 enum err report_draw(const struct report *report, const struct term_style *style, struct buf *out)
@@ -492,7 +520,7 @@ enum err report_draw(const struct report *report, const struct term_style *style
         err = narrow ? narrow_table_draw(report, style, id_width, out)
                      : table_draw(report, style, id_width, device_width, out);
     if (err == ERR_OK)
-        err = spread_draw(report, out);
+        err = spread_draw(report, style, out);
     if (err == ERR_OK)
         err = timeline_draw(report, style, id_width, out);
     return err;

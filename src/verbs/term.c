@@ -175,8 +175,7 @@ void term_truncated(uint64_t tokens)
                 tokens == 1 ? "was" : "were", term_reset(&style));
 }
 
-/* On a terminal broken at spaces, and without what may not get there. */
-static void sentence_print(const char *label, const char *text)
+void term_say(const char *label, const char *text, int indent)
 {
     fputs(label, stderr);
     if (!isatty(STDERR_FILENO)) {
@@ -184,13 +183,14 @@ static void sentence_print(const char *label, const char *text)
         return;
     }
     char *safe = term_safe(text);
-    wrap_print(stderr, safe != NULL ? safe : "", (int)strlen(label), 0, wrap_width(STDERR_FILENO));
+    wrap_print(stderr, safe != NULL ? safe : "", (int)wrap_columns(label), indent,
+               wrap_width(STDERR_FILENO));
     free(safe);
 }
 
 int term_fail(enum err err)
 {
-    sentence_print("wyvern: ", err_text());
+    term_say("wyvern: ", err_text(), 0);
     return err_exit_status(err);
 }
 

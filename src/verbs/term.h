@@ -55,6 +55,9 @@ bool term_drawn(const char *text, size_t len);
 /* A dim line on standard error when so many tokens of a prompt were left out; none for 0. */
 void term_truncated(uint64_t tokens);
 
+/* A label and a sentence on standard error; on a terminal broken at spaces, the lines after the
+ * first indented, and without what may not get there. */
+void term_say(const char *label, const char *text, int indent);
 /* "wyvern: SENTENCE" of err_text() on standard error; returns the exit status. */
 int term_fail(enum err err);
 

@@ -82,11 +82,12 @@ static enum err top_print(const struct top *top, bool json)
     enum err err = json ? top_write_json(top, now, clock_wall(), &text)
                         : top_draw_text(top, &style, now, &text);
     if (err == ERR_OK) {
+        /* What fails shows in ferror(), and is told by term_finish(). */
         if (json)
-            (void)(term_text(stdout, buf_text(&text), text.len) && fputc('\n', stdout));
+            (void)(term_text(stdout, buf_text(&text), text.len) && term_drawn("\n", 1));
         else
-            fputs(buf_text(&text), stdout); /* drawn: with escapes of ours */
-        (void)fflush(stdout);
+            (void)term_drawn(buf_text(&text), text.len); /* with escapes of ours */
+        (void)term_drawn("", 0);
     }
     buf_done(&text);
     return err;

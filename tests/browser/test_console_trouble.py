@@ -21,13 +21,12 @@ def some_text(page, length=30):
 
 
 def test_a_reply_in_flight_survives_a_reload(chat, page):
-    chat.send("reload tokens=60 delay_ms=50")
+    chat.send("reload tokens=200 delay_ms=50")
     some_text(page)
     page.reload()
-    some_text(page)
-    assert page.get_by_role("button", name="Stop", exact=True).is_visible()
+    page.get_by_role("button", name="Stop", exact=True).wait_for()
     chat.ended()
-    assert chat.text() == whole("reload", 60)
+    assert chat.text() == whole("reload", 200)
 
 
 def test_a_reload_before_anything_came(chat, page, fake):
@@ -100,8 +99,8 @@ def test_a_stream_that_died_in_silence(watched, line):
     page.clock.run_for(3000)
     some_text(page, 10)
     line.freeze()
-    page.clock.run_for(7000)
-    assert "Nothing for" in chat.replies.last.locator(".state").inner_text()
+    state = chat.replies.last.locator(".state")
+    wait_for(lambda: page.clock.run_for(1000) or "Nothing for" in state.inner_text(), "it to say so")
     for _ in range(50):
         page.clock.run_for(1000)
     wait_for(lambda: page.clock.run_for(500) or chat.text() == whole("asleep", 80), "the rest")
@@ -119,15 +118,16 @@ def test_the_gateway_is_killed_in_mid_reply(watched, start):
 
 
 def test_the_worker_is_killed_in_mid_reply(watched, start):
-    service = start(model="fake:tokens=80,delay_ms=60")
+    service = start(model="fake:tokens=150,delay_ms=60")
     page = watched.open(service)
     chat = Chat(page)
     chat.send("moved")
     some_text(page)
-    busy = next(worker for worker in service.workers() if worker["active"])
+    busy = wait_for(lambda: next((worker for worker in service.workers() if worker["active"]), None),
+                    "the worker to say that it is busy")
     os.kill(busy["pid"], signal.SIGKILL)
     assert "attempt 2" in chat.ended(timeout=60000).inner_text()
-    assert chat.text() == whole("moved", 80)
+    assert chat.text() == whole("moved", 150)
 
 
 def test_the_service_goes_and_comes_back(watched, tmp_path):
@@ -146,12 +146,12 @@ def test_the_service_goes_and_comes_back(watched, tmp_path):
         banner.get_by_text("can't be reached").wait_for()
         assert page.get_by_text("Service is away").is_visible()
         chat.replies.last.get_by_text("Trying again").wait_for()
+        with page.expect_request("**/ready"):
+            page.get_by_role("button", name="Try now").click()
         later = tmp_path / "second"
         later.mkdir()
         second = Service(later, model="fake:tokens=5,delay_ms=5", port=first.port)
         second.wait_ready()
-        if page.get_by_role("button", name="Try now").is_visible():
-            page.get_by_role("button", name="Try now").click()
         chat.ended(timeout=40000)
         assert chat.text() == whole("between", 5)
         banner.wait_for(state="hidden")
@@ -170,7 +170,7 @@ def test_a_tab_that_nobody_looks_at_gives_its_stream_back(watched, fake):
         Object.defineProperty(document, 'hidden', {value: hidden, configurable: true});
         document.dispatchEvent(new Event('visibilitychange'));
     }"""
-    chat.send("tab tokens=100 delay_ms=40")
+    chat.send("tab tokens=300 delay_ms=40")
     page.clock.run_for(1000)
     some_text(page, 10)
     page.evaluate(look, True)
@@ -179,27 +179,29 @@ def test_a_tab_that_nobody_looks_at_gives_its_stream_back(watched, fake):
     before = chat.text()
     time.sleep(0.5)
     page.clock.run_for(500)
-    assert chat.text() == before != whole("tab", 100)  # the reply goes on; nobody reads it here
+    assert chat.text() == before != whole("tab", 300)  # the reply goes on; nobody reads it here
     page.evaluate(look, False)
-    wait_for(lambda: page.clock.run_for(500) or chat.text() == whole("tab", 100), "the rest")
+    wait_for(lambda: page.clock.run_for(500) or chat.text() == whole("tab", 300), "the rest", 40)
 
 
 def test_a_full_queue_is_waited_for(watched, start):
-    service = start(workers=1, slots=1, max_queue=1, model="fake:tokens=100,delay_ms=40")
+    service = start(workers=1, slots=1, max_queue=1, model="fake:tokens=3000,delay_ms=40")
     page = watched.open(service)
     held = httpx.post(service.url + "/v1/responses", trust_env=False, json={
         "model": "default", "input": "held", "background": True})
     assert held.status_code == 200
     chat = Chat(page)
-    times = []
-    page.on("request", lambda request: request.method == "POST" and times.append(time.monotonic()))
     chat.send("waits tokens=3")
     chat.replies.last.get_by_text("Trying again in").wait_for()
+    times = """performance.getEntriesByType('resource')
+        .filter(({name}) => name.endsWith('/v1/responses')).map(({startTime}) => startTime)"""
+    until(page, f"{times}.length >= 2")
+    httpx.post(f"{service.url}/v1/responses/{held.json()['id']}/cancel", trust_env=False)
     chat.ended(timeout=60000)
     assert chat.text() == whole("waits", 3)
-    assert len(times) >= 2
+    times = page.evaluate(times)
     gaps = [b - a for a, b in zip(times, times[1:])]
-    assert min(gaps) >= 1.9, gaps  # Retry-After: 2
+    assert min(gaps) >= 1900, gaps  # Retry-After: 2
 
 
 def test_a_waiting_reply_can_be_stopped(watched, start):
@@ -214,6 +216,27 @@ def test_a_waiting_reply_can_be_stopped(watched, start):
     assert chat.ended().get_by_text("Stopped.").is_visible()
     httpx.post(f"{service.url}/v1/responses/{held['id']}/cancel", trust_env=False)
     wait_for(lambda: all(w["active"] == 0 for w in service.workers()), "a free slot")
+
+
+def test_a_gateway_that_takes_it_and_never_answers(chat, page):
+    page.clock.install()
+    page.route("**/v1/responses", lambda route: None)
+    chat.send("mute tokens=3")
+    state = chat.replies.last.locator(".state")
+    wait_for(lambda: page.clock.run_for(1000) or "Asking… Nothing for" in state.inner_text(), "it to say so")
+    page.unroute("**/v1/responses")
+    wait_for(lambda: page.clock.run_for(1000) or chat.text() == whole("mute", 3), "another try", 40)
+
+
+def test_stop_before_the_gateway_answers(chat, page):
+    page.clock.install()
+    page.route("**/v1/responses", lambda route: None)
+    chat.send("mute")
+    page.get_by_role("button", name="Stop", exact=True).click()
+    chat.replies.last.get_by_text("Stopping…").wait_for()
+    stopped = chat.replies.last.get_by_text("Stopped.")
+    wait_for(lambda: page.clock.run_for(1000) or stopped.is_visible(), "its end", 40)
+    assert page.get_by_role("button", name="Send", exact=True).is_visible()
 
 
 def test_silence_is_told(chat, page):
@@ -329,7 +352,7 @@ def test_broken_markdown(chat, page, text):
 
 
 def test_right_to_left(chat, page):
-    answer_with(page, "שלום עולם, זה מבחן.\n\nHello world.\n\n```\ncode\n```\n")
+    answer_with(page, "שלום עולם, זה מבחן.\n\nHello world.\n\n```\ncode\n```\n\n- אחת\n\n+ one\n\n> שתיים\n")
     chat.send("rtl")
     chat.ended()
     body = chat.replies.last.locator(".md")
@@ -340,6 +363,9 @@ def test_right_to_left(chat, page):
     second = body.locator("p").nth(1).evaluate("""(p) => { const r = document.createRange();
         r.selectNodeContents(p); return r.getBoundingClientRect().left }""")
     assert second < box["x"] + 5
+    way = "(list) => list.map((e) => getComputedStyle(e).direction)"
+    assert body.locator("ul").evaluate_all(way) == ["rtl", "ltr"]  # its dots are where its words begin
+    assert body.locator("blockquote").evaluate_all(way) == ["rtl"]
 
 
 def test_a_huge_table(chat, page):
@@ -367,7 +393,7 @@ def test_a_hundred_thousand_characters_stay_fluid(chat, page):
     page.evaluate(FRAMES)
     chat.composer.press_sequentially("typed meanwhile")
     assert chat.composer.input_value() == "typed meanwhile"
-    assert page.evaluate("window.gaps.length") > 0, "nothing was drawn meanwhile"
+    until(page, "window.gaps.length > 0")  # and it draws
     chat.ended(timeout=90000)
     text = chat.text()
     assert len(text) > 100000 and text == whole("fluid", 10000)

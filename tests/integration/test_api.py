@@ -633,6 +633,16 @@ def test_the_list_at_the_root(service):
         assert "nothing at this path" not in answer.text, (method, path)
 
 
+@pytest.mark.parametrize("name, value, mend", [
+    ("repetition_penalty", 1.2, "say repeat_penalty"), ("length_penalty", 1, "leave it out"),
+    ("num_beams", 2, "leave it out"), ("do_sample", True, "leave it out")])
+def test_what_only_blenderbot_takes_is_refused_by_its_name(service, name, value, mend):
+    refused = service.post("x", **{name: value})
+    error = refused.json()["error"]
+    assert refused.status_code == 400 and error["param"] == name
+    assert error["message"].startswith(name + " is not for") and mend in error["message"]
+
+
 def test_health(service):
     assert service.client.get("/health").json() == {"status": "ok"}
     assert service.client.get("/ready").status_code == 200

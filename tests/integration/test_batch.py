@@ -236,7 +236,7 @@ def test_killed_at_random_moments(fake, tmp_path):
 
 
 def test_two_at_once_are_refused(fake, tmp_path):
-    path = write_lines(tmp_path / "in", prompts(40, 20, 10))
+    path = write_lines(tmp_path / "in", prompts(40, 20, 40))
     with start_batch(fake, path, "-o", tmp_path / "out") as first:
         wait_for(lambda: (tmp_path / "out").exists() and (tmp_path / "out").stat().st_size, "answers")
         second = batch(fake, path, "-o", tmp_path / "out")
@@ -288,7 +288,7 @@ def test_stopped_twice(fake, tmp_path):
         process.send_signal(signal.SIGINT)
         assert "waiting for" in process.stderr.readline()
         process.send_signal(signal.SIGINT)
-        assert process.wait(5) == 75
+        assert process.wait(20) == 75
 
 
 # ---- a service that is away, or full ----
@@ -419,6 +419,6 @@ def test_progress(fake, tmp_path, columns):
         assert " of 61" in text and "/s" in text and " left" in text
         assert "line 61: no JSON" in text and "60 lines answered, 1 failed" in " ".join(text.split())
         for line in text.split("\n"):
-            assert len(line) <= columns or line.startswith("wyvern: ")
+            assert len(line) <= columns, line
     finally:
         seen.close()

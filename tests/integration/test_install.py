@@ -129,8 +129,9 @@ def test_zsh_completion(tmp_path):
             at = len(seen.text())
             seen.keys(typed + "\t")
             seen.wait(wanted, after=at)
+            at = len(seen.text())
             seen.keys("\x03")
-            seen.wait("% ", after=at)
+            seen.wait(re.compile(r"% $"), after=at)
 
         completes("wyvern stat", "wyvern status ")
         completes("wyvern ask --temper", "--temperature=")

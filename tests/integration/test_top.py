@@ -75,9 +75,10 @@ class Terminal:
         except AssertionError as error:
             raise AssertionError(f"{error}\n" + "\n".join(self.frame())) from None
 
-    def ended(self, timeout=5):
+    def ended(self, timeout=10):
         """Its status; the terminal must be as it was."""
-        status = self.process.wait(timeout)
+        wait_for(lambda: self.read() and self.process.poll() is not None, "its end", timeout)
+        status = self.process.returncode
         assert termios.tcgetattr(self.slave) == self.before
         output = self.read()
         assert output.count("\x1b[?1049h") == output.count("\x1b[?1049l")
@@ -109,7 +110,7 @@ def terminal():
 
 def test_screen_shows_the_service(fake, terminal):
     seen = terminal(fake.url, columns=100)
-    streams = [Stream(fake, f"n{i} tokens=500") for i in range(4)]
+    streams = [Stream(fake, f"n{i} tokens=400 delay_ms=20") for i in range(4)]
     seen.wait(lambda t: "1 node" in t and "4 of 8 slots busy" in t, "busy slots")
     text = "\n".join(seen.wait(lambda t: re.search(r"tokens/s +[1-9]", t)
                                and re.search(r"load [0-9.]+", t), "tokens to flow"))
@@ -283,15 +284,20 @@ def test_other_answers():
     done = run("top", "--once", "--url", f"http://127.0.0.1:{free_ports(1)}")
     assert done.returncode == 69 and "can't connect" in done.stderr and done.stdout == ""
     assert run("top", "--url", "ftp://nowhere").returncode == 64
+    with standin(lambda: status_of(1, lambda n: "")) as url:
+        for options in (["--once"], ["--once", "--json"], ["--json"]):
+            with open("/dev/full", "w", encoding="utf-8") as full:
+                done = subprocess.run([WYVERN, "top", "--url", url, *options], stdout=full, timeout=30,
+                                      stderr=subprocess.PIPE, text=True, check=False)
+            assert done.returncode == 74 and "can't write the output" in done.stderr, options
 
 
 # ---- for scripts ----
 
 def test_once_json(fake):
     fake.ask("first tokens=5")
-    streams = [Stream(fake, f"s{i} tokens=900") for i in range(2)]
-    for stream in streams:
-        stream.wait_text()
+    streams = [Stream(fake, f"s{i} tokens=400 delay_ms=20") for i in range(2)]
+    wait_for(lambda: sum(worker["active"] for worker in fake.workers()) == 2, "both to be made")
     seen = run_json("top", "--once", "--json", "--url", fake.url)
     for stream in streams:
         stream.join()
@@ -385,3 +391,7 @@ def test_load_draws_over_its_own_lines(fake, terminal, columns):
     for line in lines:
         assert len(line) < columns, line
         assert re.search(r"\d+ done +\d+ running( +\d+ tokens)?$", line), line
+    report = ESCAPE.sub("", "prompts sent" + seen.read().rpartition("prompts sent")[2]).replace("\r", "")
+    assert "Spread: busy time within" in report and "full height:" in report
+    for line in report.split("\n"):
+        assert len(line) <= columns, line
