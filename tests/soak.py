@@ -51,10 +51,10 @@ class Ledger:
             self.faults.append(text)
         print(f"FAULT {text}", file=sys.stderr, flush=True)
 
-    def died(self, kind):
+    def died(self, kind, number=1):
         with self.lock:
             self.deaths.append((time.monotonic(), kind))
-            self.counts[f"killed: {kind}"] += 1
+            self.counts[f"killed: {kind}"] += number
 
     def deaths_since(self, when, kind=None):
         with self.lock:
@@ -423,8 +423,9 @@ class Soak:
                         self.ledger.died("worker of it")
                     continue
                 os.kill(pid, signal.SIGSTOP)
-                time.sleep(halt_s)
                 self.ledger.died(kind)
+                time.sleep(halt_s)
+                self.ledger.died(kind, 0)  # until now
                 os.kill(pid, signal.SIGCONT)
 
     # ---- rest ----
