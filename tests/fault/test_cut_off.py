@@ -298,6 +298,21 @@ def test_an_orphan_behind_old_marks_is_found(near, tmp_path):
         broker.api("STREAM.PURGE.OBJECTS", {"filter": "obj.batchrun.*"})
 
 
+def test_a_batch_is_cancelled_while_nobody_moves_it(near, tmp_path):
+    """Its gateway died; who takes it over ends the prompts that the other had asked for."""
+    far = FarGateway(near, tmp_path / "far").wait_ready()
+    try:
+        batch = begin(client(far), [line(i, messages=[
+            {"role": "user", "content": f"t{i} tokens=100000 delay_ms=20"}]) for i in range(3)])
+        wait_for(lambda: any(w["active"] for w in near.workers()), "a line's turn")
+    finally:
+        far.kill()
+    assert client(near).batches.cancel(batch.id).status == "cancelling"
+    assert end(client(near), batch).status == "cancelled"
+    with near.broker() as broker:
+        wait_for(lambda: broker.count("PROMPTS") == 0, "an empty queue", 20)
+
+
 # ---- its own end ----
 
 def tag(service):
@@ -326,6 +341,18 @@ def test_it_leaves_while_it_follows_anothers_reply(near, far):
     wait_for(near.ready, "the service's own gateway")
     client(near).batches.cancel(batch.id)
     assert end(client(near), batch).status == "cancelled"
+    with near.broker() as broker:  # cancelled while nobody moved it: its prompt may go on
+        for subject in broker.subjects("PROMPTS", "prompt.*.batch.*"):
+            stop(broker, subject.rpartition(".")[2])
+
+
+def stop(broker, prompt_id):
+    """What any gateway does that cancels a prompt."""
+    claim = broker.last("TOKENS", f"tok.*.{prompt_id}.c").stored_subject
+    broker.put(claim, {"v": 1, "kind": "tombstone", "nonce": secrets.token_hex(8), "previous": "",
+                       "worker": "", "node": "", "device": "", "boot": "", "deaths": 0,
+                       "attempt": 0, "started_at": time.time(), "reason": "cancelled"})
+    broker.record(prompt_id)
 
 
 # ---- all at once ----

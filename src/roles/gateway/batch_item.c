@@ -209,14 +209,14 @@ static void item_ask(struct batch_item *item)
 }
 
 /* "<batch>/<line>" → the id of its prompt. */
-static enum err name_prompt(struct batch_item *item)
+static enum err name_prompt(char id[ID_SIZE], const struct batch *batch, unsigned index)
 {
     char text[ID_SIZE + 16], digest[DIGEST_SIZE];
-    int len = snprintf(text, sizeof text, "%s/%u", item->run->batch.id, item->index);
+    int len = snprintf(text, sizeof text, "%s/%u", batch->id, index);
     const struct digest_part part = {text, (size_t)len};
     enum err err = digest_parts(digest, &part, 1);
     if (err == ERR_OK)
-        snprintf(item->id, sizeof item->id, "%.*s", ID_LEN, digest);
+        snprintf(id, ID_SIZE, "%.*s", ID_LEN, digest);
     return err;
 }
 
@@ -232,7 +232,8 @@ static struct batch_item *item_new(struct batch_run *run, unsigned index,
     item->body = json_dumps(line->body, JSON_COMPACT);
     TAILQ_INSERT_TAIL(&run->items, item, link);
     run->item_count++;
-    if (item->custom_id != NULL && item->body != NULL && name_prompt(item) == ERR_OK)
+    if (item->custom_id != NULL && item->body != NULL &&
+        name_prompt(item->id, &run->batch, index) == ERR_OK)
         return item;
     item_free(item);
     return NULL;
@@ -286,17 +287,36 @@ static void on_found(void *arg, enum err err, double accepted_at, const struct p
         log_debug("batch.prompt_goes_on prompt=%s", prompt->id);
 }
 
+static void end_prompt(struct gateway *gateway, const char *id)
+{
+    struct ending_wanted *wanted = malloc(sizeof *wanted);
+    if (wanted == NULL)
+        return;
+    wanted->gateway = gateway;
+    if (prompts_find(gateway->bus, id, on_found, wanted) != ERR_OK)
+        free(wanted);
+}
+
 /* The prompt is in the queue, or has ended, or is on its way there: then a tick tries again. */
 static void item_cancel(struct batch_item *item)
 {
-    struct ending_wanted *wanted = malloc(sizeof *wanted);
     item->cancelled = true;
     item->retry_ns = clock_mono_ns() + RETRY_MS * NS_PER_MS;
-    if (wanted == NULL)
-        return;
-    wanted->gateway = item->run->runs->gateway;
-    if (prompts_find(wanted->gateway->bus, item->id, on_found, wanted) != ERR_OK)
-        free(wanted);
+    end_prompt(item->run->runs->gateway, item->id);
+}
+
+/* Lines are asked for in their order, so what was asked for is among the first without an answer:
+ * as many as may be on their way, and those whose answers were not stored yet. */
+void batch_items_end_unknown(struct batch_run *run)
+{
+    char id[ID_SIZE];
+    unsigned left = BATCH_STEP_LINES;
+    for (unsigned i = 0; i < run->batch.total && i < BATCH_LINES_MAX && left > 0; i++) {
+        if ((run->done[i / 8] >> i % 8 & 1) != 0 || name_prompt(id, &run->batch, i) != ERR_OK)
+            continue;
+        end_prompt(run->runs->gateway, id);
+        left--;
+    }
 }
 
 void batch_items_cancel(struct batch_run *run)

@@ -222,6 +222,8 @@ static void loaded(struct batch_run *run)
     rewind_input(run);
     run->changed = true;
     run->stage = run->batch.status == BATCH_IN_PROGRESS ? RUN_ASK : RUN_DRAIN;
+    if (run->batch.status == BATCH_CANCELLING)
+        batch_items_end_unknown(run);
 }
 
 void batch_read_load(struct batch_run *run)

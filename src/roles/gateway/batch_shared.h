@@ -60,6 +60,9 @@ MUST_USE bool batch_item_begin(struct batch_run *run, unsigned index, const char
 void batch_items_tick(struct batch_run *run);
 /* Ends the prompts that are on their way; what waits to be asked for goes. */
 void batch_items_cancel(struct batch_run *run);
+/* The same of a batch that another gateway began: which of its lines that one asked for is not
+ * known. */
+void batch_items_end_unknown(struct batch_run *run);
 /* The run hears of none of them any more. */
 void batch_items_drop(struct batch_run *run);
 void batch_items_free(struct batch_run *run);
