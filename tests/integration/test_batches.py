@@ -139,8 +139,8 @@ def test_what_is_wrong_is_named(quick, fields, param):
 
 
 def test_an_idempotency_key_makes_one_batch(quick):
-    """Sent twenty times at once, at both gateways, it is one batch; with another body it is a 409; a key of a
-    request that was refused is refused as that was."""
+    """Sent twenty times at once, at both gateways, it is one batch; with another body it is a 409;
+    a key of a request that was refused is refused as that was."""
     one = client(quick)
     file = one.files.create(file=("in.jsonl", jsonl([line(0)])), purpose="batch")
     body = {"input_file_id": file.id, "endpoint": CHAT, "completion_window": "24h"}
