@@ -27,13 +27,17 @@ static void write_head(struct json_out *out, const struct render *render, bool c
 
 /* ---- logprobs ---- */
 
-static size_t characters_of(const char *text)
+/* Where in the reply's text a token begins, in characters; a token that is the later part of one
+ * begins where that does. */
+static size_t offset_of(size_t *characters, const json_t *entry)
 {
-    size_t count = 0;
+    const json_t *bytes = json_object_get(entry, "bytes");
+    size_t begun = *characters;
+    bool goes_on = (json_integer_value(json_array_get(bytes, 0)) & 0xc0) == 0x80;
 
-    for (; *text != '\0'; text++)
-        count += ((unsigned char)*text & 0xc0) != 0x80;
-    return count;
+    for (size_t i = 0; i < json_array_size(bytes); i++)
+        *characters += (json_integer_value(json_array_get(bytes, i)) & 0xc0) != 0x80;
+    return goes_on && begun > 0 ? begun - 1 : begun;
 }
 
 /* "token":logprob; tokens are any text, so no key that json_out_number takes. */
@@ -108,10 +112,8 @@ static void write_parallel(struct json_out *out, struct render *render, const js
         json_out_null(out, "top_logprobs");
     }
     json_out_array(out, "text_offset");
-    for (size_t i = 0; i < count; i++) {
-        json_out_uint(out, NULL, render->text_offset);
-        render->text_offset += characters_of(json_text(json_array_get(entries, i), "token", ""));
-    }
+    for (size_t i = 0; i < count; i++)
+        json_out_uint(out, NULL, offset_of(&render->text_offset, json_array_get(entries, i)));
     json_out_array_end(out);
     json_out_object_end(out);
 }

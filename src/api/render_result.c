@@ -87,14 +87,17 @@ static void write_tokens(struct json_out *out, const json_t *result, bool with_p
     json_out_array(out, "tokens");
     for (size_t i = 0; i < json_array_size(tokens); i++) {
         int64_t id = json_integer_value(json_array_get(tokens, i));
-        const char *piece = json_string_value(json_array_get(pieces, i));
+        const json_t *piece = json_array_get(pieces, i);
         if (!with_pieces) {
             json_out_int(out, NULL, id);
             continue;
         }
         json_out_object(out, NULL);
         json_out_int(out, "id", id);
-        json_out_text(out, "piece", piece != NULL ? piece : "");
+        if (json_is_array(piece))
+            json_out_json(out, "piece", piece);
+        else
+            json_out_text(out, "piece", json_is_string(piece) ? json_string_value(piece) : "");
         json_out_object_end(out);
     }
     json_out_array_end(out);

@@ -188,8 +188,8 @@ struct engine_event {
     const float *vectors; /* ENGINE_EMBED: input_count × vector_size numbers, each vector of
                              Euclidean length 1 */
     size_t vector_count, vector_size;
-    const char *const *token_texts; /* ENGINE_TOKENIZE: one for each of tokens, U+FFFD for bytes
-                                       that are no text by themselves */
+    const char *const *token_texts; /* ENGINE_TOKENIZE: one for each of tokens: its bytes, which
+                                       need be no UTF-8 by themselves; U+FFFD for NUL */
     bool last;                      /* the slot is free; the fields below count */
     enum err error;                 /* ERR_OK, or the reply failed: error_text says why */
     const char *error_text;

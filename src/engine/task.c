@@ -28,7 +28,8 @@ enum err task_add_token(struct task_result *result, int32_t token, const char *t
 {
     enum err err = buf_append(&result->tokens, &token, sizeof token);
     if (err == ERR_OK)
-        err = emit_clean(&result->words, text, len);
+        err = len == 0 || memchr(text, '\0', len) == NULL ? buf_append(&result->words, text, len)
+                                                          : emit_clean(&result->words, text, len);
     return err == ERR_OK ? buf_append(&result->words, "", 1) : err;
 }
 

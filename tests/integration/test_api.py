@@ -462,6 +462,19 @@ def test_completion_logprobs(client):
         offset += len(token)
 
 
+def test_completion_logprobs_of_parts_of_characters(client):
+    """Offsets count characters of the text, however many tokens make one."""
+    text = "é🐉日x"
+    for stream in (False, True):
+        made = complete(client, logprobs=1, max_tokens=30, stream=stream,
+                        extra_body={"grammar": f'root ::= "{text}"'})
+        chunks = [chunk.choices[0] for chunk in (made if stream else [made]) if chunk.choices]
+        assert "".join(chunk.text for chunk in chunks) == text
+        offsets = [at for chunk in chunks if chunk.logprobs for at in chunk.logprobs.text_offset]
+        assert len(offsets) > len(text), "some take several tokens"
+        assert offsets == sorted(offsets) and set(offsets) == set(range(len(text)))
+
+
 def test_completion_suffix_is_refused(client):
     with pytest.raises(openai.BadRequestError) as raised:
         complete(client, suffix="end")
@@ -584,8 +597,8 @@ def test_tokenize_and_back(service, text):
     assert back.json()["content"] == text
     pieces = service.client.post("/tokenize", json={"content": text, "with_pieces": True}).json()
     assert [p["id"] for p in pieces["tokens"]] == ids
-    if text.isascii():
-        assert "".join(p["piece"] for p in pieces["tokens"]) == text
+    assert b"".join(p["piece"].encode() if isinstance(p["piece"], str) else bytes(p["piece"])
+                    for p in pieces["tokens"]) == text.encode()
 
 
 def test_text_of_a_special_token_is_text(service):

@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import openai
@@ -137,6 +138,36 @@ def test_what_is_wrong_is_named(quick, fields, param):
     reply = httpx.post(quick.url + "/v1/batches", json=body, trust_env=False)
     assert reply.status_code == 400 and reply.json()["error"]["param"] == param
     one.files.delete(file.id)
+
+
+def test_an_idempotency_key_makes_one_batch(quick):
+    """Sent twenty times at once, at both gateways, it is one batch; with another body it is a 409;
+    a key of a request that was refused is refused as that was."""
+    one = client(quick)
+    file = one.files.create(file=("in.jsonl", jsonl([line(0)])), purpose="batch")
+    body = {"input_file_id": file.id, "endpoint": CHAT, "completion_window": "24h"}
+
+    def post(i, fields=body, key=os.urandom(8).hex()):
+        return httpx.post(quick.gateway_url(i % 2) + "/v1/batches", json=fields, trust_env=False,
+                          headers={"idempotency-key": key})
+
+    known = len(list(one.batches.list()))
+    with ThreadPoolExecutor(20) as pool:
+        replies = list(pool.map(post, range(20)))
+    assert {reply.status_code for reply in replies} == {200}
+    assert len({reply.json()["id"] for reply in replies}) == 1
+    end(one, one.batches.retrieve(replies[0].json()["id"]))
+    again = post(1)  # when it is over, too; and when its file is gone
+    assert (again.json()["id"], again.json()["status"]) == (replies[0].json()["id"], "completed")
+    one.files.delete(file.id)
+    assert post(0).json() == again.json()
+    assert len(list(one.batches.list())) == known + 1
+    other = post(0, {**body, "completion_window": "23h"})
+    assert other.status_code == 409
+    assert other.json()["error"]["code"] == "idempotency_key_reused"
+    unknown = {**body, "input_file_id": "file-" + "0" * 32}
+    for gateway in range(2):
+        assert post(gateway, unknown, key="to nowhere").status_code == 400
 
 
 def test_lists_show_the_newest_first(quick):

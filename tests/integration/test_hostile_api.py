@@ -570,7 +570,10 @@ def test_a_bad_path(house, target):
 def test_methods_that_are_not_there(house, http):
     for path in [*ENDPOINTS, "/v1/models", "/props", "/slots", "/metrics", "/health"]:
         for method in ("PUT", "PATCH", "DELETE"):
-            check_error(house, http.request(method, path), statuses=(405,))
+            got = http.request(method, path)
+            check_error(house, got, statuses=(405,))
+            assert http.options(path).headers["allow"] == got.headers["allow"]  # RFC 9110, 15.5.6
+            assert set(got.headers["allow"].split(", ")) <= {"GET", "POST"}
     for path in PROMPTED:
         if path != CHAT:  # a list of stored ones may be there some day
             check_error(house, http.get(path), statuses=(405,))

@@ -664,6 +664,7 @@ def test_ids_that_are_none(house):
                 got = (first, second)[i % 2].request(method, f"/v1/responses/{bad}{rest}")
                 assert got.status_code in (400, 404, 414), (bad, method, got.text)
                 assert set(got.json()["error"]) == {"message", "type", "param", "code"}
+                assert got.headers.get("x-request-id") != "", "none is better than an empty one"
     assert house.ann[0].responses.retrieve(known).status == "completed", "none of them was it"
 
 

@@ -19,21 +19,19 @@
 #include "bus/objects.h"
 #include "config/digest.h"
 #include "roles/gateway/find.h"
+#include "roles/gateway/idempotency.h"
 #include "roles/gateway/session.h"
 #include "roles/gateway/visit.h"
 #include "wire/json.h"
-
-#define IDEMPOTENCY_KEY_MAX 255 /* bytes */
 
 struct acceptance {    /* while the broker is asked, or while it is made */
     struct visit base; /* without an exchange: its reader left, or it is a follower's */
     struct asked *asked;
     outlet_done_fn *done; /* a follower's */
     void *done_arg;
-    char id[ID_SIZE];             /* of the (first) prompt */
-    char object[DIGEST_SIZE + 8]; /* "idem.…"; "": no Idempotency-Key */
-    char body[DIGEST_SIZE];       /* digest of what was asked */
-    bool again;                   /* the id may be known already */
+    char id[ID_SIZE]; /* of the (first) prompt */
+    struct idempotency key;
+    bool again; /* the id may be known already */
 };
 
 static void on_done(struct visit *base)
@@ -120,114 +118,48 @@ static void begin(struct acceptance *acceptance)
 
 /* ---- Idempotency-Key ---- */
 
-static void on_used_before(void *arg, enum err err, const char *name, uint64_t sequence,
-                           const char *data, size_t len)
+static void on_claimed(void *arg, enum err err, bool again)
 {
     struct acceptance *acceptance = arg;
     struct api_error error;
-    json_t *root = NULL;
-    (void)name;
-    (void)sequence;
-    visit_back(&acceptance->base);
-    if (err == ERR_OK)
-        err = json_parse(&root, data, len);
-    const char *id = json_text(root, "id", "");
-    if (err != ERR_OK || !id_is_valid(id, ID_LEN)) {
-        refuse_now(acceptance);
-    } else if (strcmp(json_text(root, "body", ""), acceptance->body) != 0) {
-        api_error_set(&error, 409, "idempotency_key_reused", NULL,
-                      "this Idempotency-Key was used before, for another request");
-        refuse(acceptance, &error, "invalid");
-    } else {
-        memcpy(acceptance->id, id, ID_SIZE);
-        acceptance->asked->created = json_number(root, "created", acceptance->asked->created);
-        acceptance->again = true;
-        begin(acceptance);
-    }
-    json_decref(root);
-    visit_settle(&acceptance->base);
-}
-
-static void on_key_put(void *arg, enum err err, uint64_t sequence)
-{
-    struct acceptance *acceptance = arg;
-    struct api_error error;
-    (void)sequence;
     visit_back(&acceptance->base);
     if (err == ERR_OK) {
+        if (again) {
+            memcpy(acceptance->id, acceptance->key.id, ID_SIZE);
+            acceptance->asked->created = acceptance->key.created;
+            acceptance->again = true;
+        }
         begin(acceptance);
+    } else if (err == ERR_EXISTS) {
+        idempotency_error(&error);
+        refuse(acceptance, &error, "invalid");
     } else if (err == ERR_FULL) {
         api_error_set(&error, 503, "storage_full", NULL,
                       "the broker's disk space is nearly used up; try again later");
         refuse(acceptance, &error, "storage_full");
-    } else if (err == ERR_EXISTS && objects_get(acceptance->base.gateway->bus, acceptance->object,
-                                                on_used_before, acceptance) == ERR_OK) {
-        visit_waits(&acceptance->base);
     } else {
         refuse_now(acceptance);
     }
     visit_settle(&acceptance->base);
 }
 
-static void put_key(struct acceptance *acceptance)
+static void claim_key(struct acceptance *acceptance)
 {
-    const struct gateway *gateway = acceptance->base.gateway;
-    const uint64_t none_yet = 0;
-    struct buf text;
-    struct json_out out;
-    buf_init(&text, 1024);
-    json_out_begin(&out, &text);
-    json_out_object(&out, NULL);
-    json_out_text(&out, "id", acceptance->id);
-    json_out_text(&out, "body", acceptance->body);
-    json_out_time(&out, "created", acceptance->asked->created);
-    json_out_object_end(&out);
-    enum err err = json_out_end(&out);
-    if (err == ERR_OK)
-        err = objects_put(gateway->bus, acceptance->object, &none_yet,
-                          (unsigned)gateway->settings->keep_hours * 3600, text.data, text.len,
-                          on_key_put, acceptance);
-    buf_done(&text);
-    if (err == ERR_OK)
+    memcpy(acceptance->key.id, acceptance->id, ID_SIZE);
+    acceptance->key.created = acceptance->asked->created;
+    if (idempotency_claim(&acceptance->key, acceptance->base.gateway, on_claimed, acceptance) ==
+        ERR_OK)
         visit_waits(&acceptance->base);
     else
         refuse_now(acceptance);
-}
-
-/* Names the key's object.  A key belongs to who asks with it. */
-static enum err read_key(struct acceptance *acceptance, const struct http_request *request,
-                         struct api_error *error)
-{
-    const char *key = http_request_header(request, "idempotency-key");
-    const char *owner = acceptance->asked->owner;
-    char digest[DIGEST_SIZE];
-    if (key == NULL)
-        return ERR_OK;
-    if (key[0] == '\0' || strlen(key) > IDEMPOTENCY_KEY_MAX ||
-        http_request_header_at(request, "idempotency-key", 1) != NULL)
-        return api_error_set(error, 400, "invalid_value", "Idempotency-Key",
-                             "an Idempotency-Key is one text of 1 to %d bytes",
-                             IDEMPOTENCY_KEY_MAX);
-    const struct digest_part name[] = {{owner, strlen(owner)}, {key, strlen(key)}};
-    const struct digest_part body[] = {{request->path, strlen(request->path)},
-                                       {request->body, request->body_len}};
-    enum err err = digest_parts(digest, name, 2);
-    if (err == ERR_OK)
-        err = digest_parts(acceptance->body, body, 2);
-    if (err == ERR_OK) {
-        snprintf(acceptance->object, sizeof acceptance->object, "idem.%s", digest);
-        acceptance->asked->detached = true; /* so that it is there for who asks again */
-        acceptance->asked->shared = true;
-    }
-    return err;
 }
 
 /* ---- previous_response_id ---- */
 
 static void go_on(struct acceptance *acceptance)
 {
-    if (acceptance->object[0] != '\0')
-        put_key(acceptance);
+    if (acceptance->key.object[0] != '\0')
+        claim_key(acceptance);
     else
         begin(acceptance);
 }
@@ -401,7 +333,11 @@ void accept_post(struct gateway *gateway, struct http_exchange *exchange,
         return;
     }
     name_prompter(acceptance->asked, gateway, caller, request->connection);
-    err = read_key(acceptance, request, &error);
+    err = idempotency_read(&acceptance->key, request, acceptance->asked->owner, &error);
+    if (err == ERR_OK && acceptance->key.object[0] != '\0') {
+        acceptance->asked->detached = true; /* so that it is there for who asks again */
+        acceptance->asked->shared = true;
+    }
     if (err != ERR_OK)
         visit_refuse(&acceptance->base, &error);
     else if (acceptance->asked->request.previous != NULL)

@@ -20,6 +20,7 @@
 #include "bus/objects.h"
 #include "roles/gateway/batch_run.h"
 #include "roles/gateway/files.h"
+#include "roles/gateway/idempotency.h"
 #include "roles/gateway/visit.h"
 
 #define SCAN_MS      2000
@@ -199,6 +200,7 @@ struct batch_visit {
     struct batch batch;
     bool cancels;
     unsigned tries;
+    struct idempotency key; /* POST */
     /* list */
     struct list_query query;
     struct batch *batches;
@@ -245,11 +247,15 @@ static enum err put_state(struct batch_visit *visit, const uint64_t *expect, bus
 
 /* ---- POST ---- */
 
+static void read_state(struct batch_visit *visit);
+
 static void on_created(void *arg, enum err err, uint64_t sequence)
 {
     struct batch_visit *visit = arg;
     visit_back(&visit->base);
-    if (err != ERR_OK) {
+    if (err == ERR_EXISTS) {
+        read_state(visit); /* the same Idempotency-Key, at the same time */
+    } else if (err != ERR_OK) {
         visit_fail_as(&visit->base, err);
     } else {
         answer_batch(visit);
@@ -317,16 +323,70 @@ static enum err check_service(const struct gateway *gateway, struct api_error *e
     return ERR_OK;
 }
 
+static void create(struct batch_visit *visit)
+{
+    struct batch *batch = &visit->batch;
+    char name[FILE_OBJECT_SIZE];
+    if (batch->prompter[0] == '\0')
+        snprintf(batch->prompter, sizeof batch->prompter, "batch_%.*s", ID_LEN, batch->id);
+    file_meta_name(name, batch->input);
+    visit_asked(&visit->base, objects_get(visit->base.gateway->bus, name, on_input, visit));
+}
+
+/* The batch that the first with this key has made, or would have made. */
+static void on_first(void *arg, enum err err, const char *name, uint64_t sequence, const char *data,
+                     size_t len)
+{
+    struct batch_visit *visit = arg;
+    struct batch first = {.metadata = NULL};
+    (void)name;
+    (void)sequence;
+    visit_back(&visit->base);
+    if (err == ERR_NOT_FOUND) {
+        create(visit);
+    } else if (err != ERR_OK || batch_decode(&first, data, len) != ERR_OK) {
+        visit_fail_as(&visit->base, ERR_UNAVAILABLE);
+    } else {
+        batch_done(&visit->batch);
+        visit->batch = first;
+        answer_batch(visit);
+    }
+    visit_settle(&visit->base);
+}
+
+static void on_key(void *arg, enum err err, bool again)
+{
+    struct batch_visit *visit = arg;
+    struct api_error error;
+    char name[BATCH_OBJECT_SIZE];
+    visit_back(&visit->base);
+    if (err == ERR_EXISTS) {
+        idempotency_error(&error);
+        visit_fail(&visit->base, error.status, error.code, NULL, error.message);
+    } else if (err != ERR_OK) {
+        visit_fail_as(&visit->base, err == ERR_FULL ? ERR_FULL : ERR_UNAVAILABLE);
+    } else if (again) {
+        memcpy(visit->id, visit->key.id, ID_SIZE);
+        memcpy(visit->batch.id, visit->key.id, ID_SIZE);
+        batch_object_name(name, visit->id);
+        visit_asked(&visit->base, objects_get(visit->base.gateway->bus, name, on_first, visit));
+    } else {
+        create(visit);
+    }
+    visit_settle(&visit->base);
+}
+
 void batches_post(struct gateway *gateway, struct http_exchange *exchange,
                   const struct http_request *request, const struct key *caller)
 {
     struct api_error error;
-    char name[FILE_OBJECT_SIZE];
     struct batch_visit *visit = begin(gateway, exchange, caller);
     if (visit == NULL)
         return;
     struct batch *batch = &visit->batch;
     enum err err = check_service(gateway, &error);
+    if (err == ERR_OK)
+        err = idempotency_read(&visit->key, request, visit->base.owner, &error);
     if (err == ERR_OK)
         err = batch_parse(batch, request->body, request->body_len, clock_wall(), &error);
     if (err == ERR_NOMEM)
@@ -340,12 +400,15 @@ void batches_post(struct gateway *gateway, struct http_exchange *exchange,
     id_random(batch->errors, ID_LEN);
     memcpy(batch->owner, visit->base.owner, sizeof batch->owner);
     memcpy(batch->gateway, gateway->presence.boot, sizeof batch->gateway);
-    if (caller->name[0] != '\0')
-        snprintf(batch->prompter, sizeof batch->prompter, "%s", caller->name);
-    else
-        snprintf(batch->prompter, sizeof batch->prompter, "batch_%.*s", ID_LEN, batch->id);
-    file_meta_name(name, batch->input);
-    visit_asked(&visit->base, objects_get(gateway->bus, name, on_input, visit));
+    snprintf(batch->prompter, sizeof batch->prompter, "%s", caller->name);
+    memcpy(visit->id, batch->id, ID_SIZE);
+    if (visit->key.object[0] == '\0') {
+        create(visit);
+        return;
+    }
+    memcpy(visit->key.id, batch->id, ID_SIZE);
+    visit->key.created = batch->at[BATCH_VALIDATING];
+    visit_asked(&visit->base, idempotency_claim(&visit->key, gateway, on_key, visit));
 }
 
 /* ---- one batch ---- */

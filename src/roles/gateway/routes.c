@@ -19,7 +19,7 @@ size_t gateway_reply_headers(struct http_header out[GATEWAY_REPLY_HEADERS],
                              const struct trace *trace)
 {
     size_t count = 0;
-    if (request_id != NULL)
+    if (request_id != NULL && request_id[0] != '\0')
         out[count++] = (struct http_header){"x-request-id", request_id};
     if (trace == NULL)
         return count;
@@ -239,10 +239,12 @@ static void reply_unrouted(struct http_exchange *exchange, const struct http_req
         snprintf(allowed + len, sizeof allowed - len, "%s%s", len > 0 ? ", " : "",
                  routes[i].method);
     }
-    if (allowed[0] != '\0')
+    if (allowed[0] != '\0') {
+        (void)http_reply_header_add(exchange, "Allow", allowed);
         api_error_set(&error, 405, "method_not_allowed", NULL, "this path takes %s", allowed);
-    else
+    } else {
         api_error_set(&error, 404, "not_found", NULL, "there is nothing at this path");
+    }
     gateway_reply_error(exchange, &error, NULL, NULL);
 }
 

@@ -176,7 +176,22 @@ static int make_embeddings(json_t *result, const struct engine_event *event)
     return failed;
 }
 
-/* {"tokens":[id, …],"pieces":[text, …]} */
+/* A text, or the bytes of a part of a character, as llama-server tells them. */
+static json_t *piece_of(const char *text, size_t len)
+{
+    if (utf8_is_valid(text, len))
+        return json_stringn_nocheck(text, len);
+    json_t *bytes = json_array();
+    for (size_t i = 0; i < len && bytes != NULL; i++) {
+        if (json_array_append_new(bytes, json_integer((unsigned char)text[i])) != 0) {
+            json_decref(bytes);
+            return NULL;
+        }
+    }
+    return bytes;
+}
+
+/* {"tokens":[id, …],"pieces":[text or [byte, …], …]} */
 static int make_tokens(json_t *result, const struct engine_event *event)
 {
     json_t *tokens = json_array(), *pieces = json_array();
@@ -185,7 +200,7 @@ static int make_tokens(json_t *result, const struct engine_event *event)
     for (size_t i = 0; i < event->token_count && failed == 0; i++) {
         const char *text = event->token_texts != NULL ? event->token_texts[i] : "";
         failed = json_array_append_new(tokens, json_integer(event->tokens[i]));
-        failed |= json_array_append_new(pieces, clean_text(text, strlen(text)));
+        failed |= json_array_append_new(pieces, piece_of(text, strlen(text)));
     }
     return failed;
 }

@@ -123,6 +123,8 @@ static void test_llama_servers(void **state)
         {API_TOKENIZE, "{\"tokens\":[5,6],\"pieces\":[\"a\",\" b\"]}", "{\"tokens\":[5,6]}", false},
         {API_TOKENIZE, "{\"tokens\":[5,6],\"pieces\":[\"a\",\" b\"]}",
          "{\"tokens\":[{\"id\":5,\"piece\":\"a\"},{\"id\":6,\"piece\":\" b\"}]}", true},
+        {API_TOKENIZE, "{\"tokens\":[5,6],\"pieces\":[[240,159],7]}",
+         "{\"tokens\":[{\"id\":5,\"piece\":[240,159]},{\"id\":6,\"piece\":\"\"}]}", true},
         {API_TOKENIZE, "{\"tokens\":[],\"pieces\":[]}", "{\"tokens\":[]}", false},
         {API_DETOKENIZE, "{\"content\":\"a b\"}", "{\"content\":\"a b\"}", false},
         {API_TEMPLATE, "{\"prompt\":\"<|im_start|>\"}", "{\"prompt\":\"<|im_start|>\"}", false},

@@ -361,7 +361,7 @@ static void tasks(void **state)
     assert_int_equal(event.token_count, 3);
     memcpy(ids, event.tokens, sizeof ids);
     assert_string_equal(event.token_texts[0], "h");
-    assert_string_equal(event.token_texts[1], "\xEF\xBF\xBD");
+    assert_string_equal(event.token_texts[1], "\xC3");
     event = run_task((struct engine_request){
         .task = ENGINE_DETOKENIZE, .resume_tokens = ids, .resume_token_count = 3});
     assert_string_equal(event.text, "h\xC3\xA9");
