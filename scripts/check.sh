@@ -8,23 +8,22 @@
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 
-passed=0
-failed=0
 begun=$SECONDS
 reports=build/reports
-summary=()
+aside= # process id of what runs beside the tests
 
-count() { # PASSED FAILED TITLE
-    passed=$((passed + $1))
-    failed=$((failed + $2))
-    summary+=("$(printf '%-52s %4d passed, %d failed' "$3" "$1" "$2")")
-}
+count() { printf '%d\t%d\t%s\n' "$@" >>$reports/counts; } # PASSED FAILED TITLE
 stage() { printf '== %s (%d s)\n' "$1" "$((SECONDS - begun))"; }
 
 finish() {
+    local ok bad title passed=0 failed=0
     echo
     echo "== summary ($((SECONDS - begun)) s)"
-    ((${#summary[@]} == 0)) || printf '%s\n' "${summary[@]}"
+    while IFS=$'\t' read -r ok bad title; do
+        printf '%-52s %4d passed, %d failed\n' "$title" "$ok" "$bad"
+        passed=$((passed + ok))
+        failed=$((failed + bad))
+    done <$reports/counts
     echo "$passed passed, $failed failed" | tee $reports/result
     [ "$failed" -eq 0 ] && exit 0
     exit 1
@@ -96,8 +95,28 @@ python_tests() { # TITLE NAME PYTEST-ARGUMENT…
     count "$ok" "$bad" "$title"
 }
 
+# What only computes goes on beside the tests, which mostly wait; whatever they need goes first.
+beside_the_tests() {
+    renice -n 19 "$BASHPID" >/dev/null
+    stage "lint"
+    LINT_COUNTS=$reports/lint.counts scripts/lint.sh
+    read -r ok bad <"$reports/lint.counts" || bad=1 ok=0
+    count "$ok" "$bad" "lint"
+    stage "clang builds with ASan and UBSan, with TSan"
+    build "clang, -Werror" build-asan asan all && touch $reports/asan.built
+    ((${#threaded[@]} == 0)) || {
+        build "clang with TSan" build-tsan tsan "${threaded[@]}" && touch $reports/tsan.built
+    }
+}
+
+# Unit tests of what has threads.
+mapfile -t threaded < <(cd tests/unit && printf '%s\n' base/test_*.c http/test_*.c bus/test_*.c |
+    grep -v '\*' | sed 's|/|_|; s|\.c$||')
+
 mkdir -p "$reports"
-rm -f $reports/result
+rm -f $reports/result $reports/counts $reports/*.counts $reports/*.built
+: >$reports/counts
+trap '[ -z "$aside" ] || kill -- "-$aside" 2>/dev/null' EXIT
 stage "what the checks need"
 if ! scripts/deps.sh check; then
     count 0 1 "scripts/deps.sh check"
@@ -107,19 +126,26 @@ fi
 stage "gcc build"
 if build "gcc, -Werror" build default all; then
     unit "unit tests" build
+    set -m # a process group of its own, to be stopped as one
+    beside_the_tests >"$reports/aside.log" 2>&1 </dev/null &
+    aside=$!
+    set +m
     stage "the default model"
     scripts/deps.sh model || count 0 1 "the default model"
     stage "integration, fault and browser tests"
     read -ra pytest_arguments <<<"${CHECK_PYTEST:-tests/integration tests/fault tests/browser}"
     python_tests "integration, fault and browser tests" pytest "${pytest_arguments[@]}"
+    wait "$aside"
+    aside=
+    cat "$reports/aside.log"
 fi
 
-stage "clang build with ASan and UBSan"
 export ASAN_OPTIONS=abort_on_error=0:detect_leaks=1
 export LSAN_OPTIONS=suppressions=$PWD/tests/lint/lsan.supp:print_suppressions=0
 export UBSAN_OPTIONS=print_stacktrace=1
 export TSAN_OPTIONS=suppressions=$PWD/tests/lint/tsan.supp
-if build "clang, -Werror" build-asan asan all; then
+if [ -e $reports/asan.built ]; then
+    stage "unit tests under ASan and UBSan"
     unit "unit tests under ASan and UBSan" build-asan
     stage "fuzzing, a little"
     rm -f "$reports/fuzz.counts"
@@ -127,17 +153,9 @@ if build "clang, -Werror" build-asan asan all; then
     read -r ok bad <"$reports/fuzz.counts" || bad=1 ok=0
     count "$ok" "$bad" "fuzzing under ASan, UBSan and LSan"
 fi
-
-stage "clang build with TSan"
-mapfile -t threaded < <(cd tests/unit && printf '%s\n' base/test_*.c http/test_*.c bus/test_*.c |
-    grep -v '\*' | sed 's|/|_|; s|\.c$||')
-if ((${#threaded[@]} > 0)) && build "clang with TSan" build-tsan tsan "${threaded[@]}"; then
+if [ -e $reports/tsan.built ]; then
+    stage "unit tests under TSan"
     unit "threaded unit tests under TSan" build-tsan -R '^(base|http|bus)\.'
 fi
-
-stage "lint"
-LINT_COUNTS=$reports/lint.counts scripts/lint.sh
-read -r ok bad <"$reports/lint.counts"
-count "$ok" "$bad" "lint"
 
 finish

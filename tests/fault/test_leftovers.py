@@ -30,7 +30,7 @@ def test_pieces_that_came_back_go_again(start, role):
     service = start(workers=1, slots=4, model="fake:tokens=20,delay_ms=5")
     reply = service.ask("ended tokens=5")
     prompt = reply["wyvern"]["prompt_id"]
-    running = Stream(service, "running tokens=700 delay_ms=20").wait_text()
+    running = Stream(service, "running tokens=400 delay_ms=20").wait_text()
     with service.broker() as broker:
         gateway, = {name.split(".")[1] for name in broker.subjects("TOKENS", f"tok.*.{prompt}.c")}
         wait_for(lambda: not pieces_of(broker, prompt), "the purge")
@@ -48,7 +48,7 @@ def test_pieces_that_came_back_go_again(start, role):
         wait_for(lambda: not pieces_of(broker, prompt), "the second purge", TTL_S)
         assert pieces_of(broker, running.prompt_id)
     running.join()
-    assert running.error is None and running.text == fake_text("running", 700)
+    assert running.error is None and running.text == fake_text("running", 400)
 
 
 def test_a_record_made_long_after_its_gateway_died_is_forgotten(start):

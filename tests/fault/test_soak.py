@@ -12,7 +12,7 @@ import pytest
 
 from soak import Soak
 
-SECONDS = int(os.environ.get("SOAK_SECONDS", "30"))
+SECONDS = int(os.environ.get("SOAK_SECONDS", "24"))
 
 
 @pytest.mark.timeout(2 * SECONDS + 600)

@@ -176,7 +176,8 @@ def test_async_resume_and_cancel(house):
 def test_a_silent_stream_gives_signs_of_life(start):
     """A comment each 15 s keeps proxies and readers awake; a chat's first comes after its late head."""
     service = start(workers=1, slots=2, model="fake:tokens=2,delay_ms=27000")
-    bodies = {"/v1/responses": {"model": "default", "input": "slow", "stream": True},
+    bodies = {"/v1/responses": {"model": "default", "input": "slow", "stream": True,
+                                "store": False},  # it ends with its reader
               "/v1/chat/completions": {"model": "default", "stream": True,
                                        "messages": [{"role": "user", "content": "slow"}]}}
 
