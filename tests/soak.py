@@ -416,14 +416,13 @@ class Soak:
                 continue
             kind, pid, halt_s = victim
             with contextlib.suppress(ProcessLookupError):
+                self.ledger.died(kind)  # before: a player may see it before the call is back
                 if halt_s is None:
                     os.kill(pid, signal.SIGKILL)
-                    self.ledger.died(kind)
                     if kind == "node":
                         self.ledger.died("worker of it")
                     continue
                 os.kill(pid, signal.SIGSTOP)
-                self.ledger.died(kind)
                 time.sleep(halt_s)
                 self.ledger.died(kind, 0)  # until now
                 os.kill(pid, signal.SIGCONT)
