@@ -148,7 +148,6 @@ if [ -e $reports/asan.built ]; then
     stage "unit tests under ASan and UBSan"
     unit "unit tests under ASan and UBSan" build-asan
     stage "fuzzing, a little"
-    rm -f "$reports/fuzz.counts"
     FUZZ_COUNTS=$reports/fuzz.counts scripts/fuzz.sh short
     read -r ok bad <"$reports/fuzz.counts" || bad=1 ok=0
     count "$ok" "$bad" "fuzzing under ASan, UBSan and LSan"

@@ -34,13 +34,8 @@ def start(tmp_path):
 @pytest.fixture(scope="module")
 def fake(tmp_path_factory):
     """One service with the fake engine for the tests of a module that leave it as it was."""
-    service = Service(tmp_path_factory.mktemp("fake"), nodes=1, workers=2, slots=4)
-    try:
-        service.wait_ready()
+    with Service(tmp_path_factory.mktemp("fake"), nodes=1, workers=2, slots=4) as service:
         yield service
-        assert service.stop() == 0, service.logs()
-    finally:
-        service.kill()
 
 
 @pytest.fixture(scope="session")
@@ -52,10 +47,5 @@ def model():
 @pytest.fixture(scope="module")
 def real(tmp_path_factory, model):
     """One service with the real model."""
-    service = Service(tmp_path_factory.mktemp("real"), model=model, workers=1, slots=4)
-    try:
-        service.wait_ready(60)
+    with Service(tmp_path_factory.mktemp("real"), model=model, workers=1, slots=4) as service:
         yield service
-        assert service.stop() == 0, service.logs()
-    finally:
-        service.kill()

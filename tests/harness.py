@@ -229,6 +229,21 @@ class Service:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
 
+    def __enter__(self):
+        """Ready; and who leaves it well has seen it end well, with nothing left behind."""
+        try:
+            return self.wait_ready(60)
+        except BaseException:
+            self.kill()
+            raise
+
+    def __exit__(self, kind, *_):
+        try:
+            if kind is None:
+                assert self.stop() == 0, self.logs()
+        finally:
+            self.kill()
+
     # ---- use ----
 
     def post(self, content="hello", gateway=0, timeout=60, **fields):

@@ -23,14 +23,9 @@ from relay import FarGateway, about
 @pytest.fixture(scope="module")
 def near(tmp_path_factory):
     """The service; its own gateway's way is good."""
-    service = Service(tmp_path_factory.mktemp("near"), workers=2, slots=4, max_queue=40,
-                      model="fake:tokens=20,delay_ms=5")
-    try:
-        service.wait_ready()
+    with Service(tmp_path_factory.mktemp("near"), workers=2, slots=4, max_queue=40,
+                 model="fake:tokens=20,delay_ms=5") as service:
         yield service
-        assert service.stop() == 0, service.logs()
-    finally:
-        service.kill()
 
 
 @pytest.fixture

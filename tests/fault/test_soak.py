@@ -19,8 +19,7 @@ SECONDS = int(os.environ.get("SOAK_SECONDS", "24"))
 def test_nothing_is_lost_in_a_storm(tmp_path):
     seed = os.environ.get("SOAK_SEED") or secrets.token_hex(4)
     soak = Soak(tmp_path, seed)
-    try:
-        soak.service.wait_ready()
+    with soak.service:
         soak.begin()
         soak.storm(SECONDS * 2 // 3)
         soak.end()
@@ -35,6 +34,3 @@ def test_nothing_is_lost_in_a_storm(tmp_path):
         for name in ("chat: done", "response: completed", "twins", "batch", "stranger refused"):
             assert soak.ledger.counts[name] > 0, f"no {name}"
         assert soak.ledger.deaths
-        assert soak.service.stop() == 0, soak.service.logs()
-    finally:
-        soak.service.kill()

@@ -30,12 +30,8 @@ def whole_house(tmp_path_factory):
     """Everything that a test kills comes back, so one service does for all of them."""
     house = House(tmp_path_factory.mktemp("survival"), gateways=2, workers=2, slots=4,
                   model="fake:tokens=20,delay_ms=10")
-    try:
-        house.service.wait_ready()
+    with house.service:
         yield house
-        assert house.service.stop() == 0, house.service.logs()
-    finally:
-        house.service.kill()
 
 
 def is_whole(house):

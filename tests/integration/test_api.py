@@ -20,14 +20,9 @@ ORIGIN = "https://app.example"
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory, model):
-    service = Service(tmp_path_factory.mktemp("api"), model=model, workers=1, slots=4, gateways=2,
-                      cors=ORIGIN)
-    try:
-        service.wait_ready(60)
+    with Service(tmp_path_factory.mktemp("api"), model=model, workers=1, slots=4, gateways=2,
+                 cors=ORIGIN) as service:
         yield service
-        assert service.stop() == 0, service.logs()
-    finally:
-        service.kill()
 
 
 @pytest.fixture(scope="module")

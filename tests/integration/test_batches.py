@@ -16,14 +16,9 @@ from harness import Service, fake_text, process_start, run, wait_for
 
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory):
-    service = Service(tmp_path_factory.mktemp("quick"), workers=2, gateways=2,
-                      model="fake:tokens=5,delay_ms=1")
-    try:
-        service.wait_ready()
+    with Service(tmp_path_factory.mktemp("quick"), workers=2, gateways=2,
+                 model="fake:tokens=5,delay_ms=1") as service:
         yield service
-        assert service.stop() == 0, service.logs()
-    finally:
-        service.kill()
 
 
 def test_two_hundred_lines(quick):

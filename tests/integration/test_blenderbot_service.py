@@ -30,13 +30,8 @@ def gguf(tmp_path_factory):
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory, gguf):
     """One service with the checkpoint's defaults, for the tests that leave it as it was."""
-    service = Service(tmp_path_factory.mktemp("tiny"), model=gguf, workers=1, slots=4)
-    try:
-        service.wait_ready()
+    with Service(tmp_path_factory.mktemp("tiny"), model=gguf, workers=1, slots=4) as service:
         yield service
-        assert service.stop() == 0, service.logs()
-    finally:
-        service.kill()
 
 
 def generated(gguf, params, prompt=HELLO):

@@ -19,14 +19,9 @@ TEXT_MAX = (7 << 20) // 2  # a reply's text may be half as large as its record
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory):
-    service = Service(tmp_path_factory.mktemp("endings"), gateways=2, workers=1, slots=4, keep=3,
-                      keep_files=5, max_reply=90)
-    try:
-        service.wait_ready()
+    with Service(tmp_path_factory.mktemp("endings"), gateways=2, workers=1, slots=4, keep=3,
+                 keep_files=5, max_reply=90) as service:
         yield service
-        assert service.stop() == 0, service.logs()
-    finally:
-        service.kill()
 
 
 def body_of(path, content, **fields):

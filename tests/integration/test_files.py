@@ -20,12 +20,8 @@ def filed(tmp_path_factory):
     service = Service(folder, keys=folder / "keys", gateways=2, workers=1, file_limit=6,
                       model="fake:tokens=5,delay_ms=1")
     service.keys = keys
-    try:
-        service.wait_ready()
+    with service:
         yield service
-        assert service.stop() == 0, service.logs()
-    finally:
-        service.kill()
 
 
 def client(service, name="ada", gateway=0):

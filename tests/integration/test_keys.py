@@ -26,12 +26,8 @@ def keyed(tmp_path_factory):
     service = Service(folder, keys=path, gateways=2, model="fake:tokens=5,delay_ms=1",
                       cors="https://page.example")
     service.keys_path, service.keys = path, keys
-    try:
-        service.wait_ready()
+    with service:
         yield service
-        assert service.stop() == 0, service.logs()
-    finally:
-        service.kill()
 
 
 def client(service, key, gateway=0):

@@ -23,12 +23,8 @@ NO_ID = "resp_" + "0" * 32
 def house(tmp_path_factory):
     folder = tmp_path_factory.mktemp("responses")
     house = House(folder, gateways=2, workers=2, slots=4)
-    try:
-        house.service.wait_ready()
+    with house.service:
         yield house
-        assert house.service.stop() == 0, house.service.logs()
-    finally:
-        house.service.kill()
 
 
 def create(client, text, **fields):
