@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import openai
 
-from broker import Broker
+from broker import Broker, BrokerError
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 WYVERN = pathlib.Path(os.environ.get("WYVERN_BINARY", ROOT / "build" / "wyvern"))
@@ -69,6 +69,13 @@ def process_start(pid):
     except OSError:
         return None
     return None if fields[0] == "Z" else int(fields[19])
+
+
+def kill(pid):
+    """SIGKILL, and the death."""
+    start = process_start(pid)
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: process_start(pid) != start, "the death", 5)
 
 
 def descendants(pid):
@@ -276,6 +283,14 @@ class Service:
     def broker(self, role="setup"):
         ini = self.service_ini()
         return Broker(ini["broker"]["url"], ini[role]["user"], ini[role]["password"])
+
+    def returned_broker(self):
+        """A connection to the broker, which is on its way up again after its death."""
+        def connected():
+            with contextlib.suppress(OSError, BrokerError):
+                return self.broker()
+
+        return wait_for(connected, "the broker's return")
 
 
 def openai_client(service, gateway=0, key="none"):

@@ -201,6 +201,30 @@ static void start_failed(struct up *up, int status, const char *sentence)
     stop_in_a_hurry(up);
 }
 
+/* One short local call; a gateway that is busy is asked again. */
+static bool gateway_ready(const struct up *up, unsigned i)
+{
+    char url[160];
+    struct http_result result;
+    up_gateway_url(up, i, url);
+    strncat(url, "/ready", sizeof url - strlen(url) - 1);
+    struct http_call call = {
+        .method = "GET", .url = url, .connect_ms = READY_CALL_MS, .total_ms = READY_CALL_MS};
+    http_result_init(&result);
+    bool ready = http_call_run(&call, &result) == ERR_OK && result.status == 200;
+    http_result_done(&result);
+    return ready;
+}
+
+/* A gateway says so to everybody, who may have sent prompts before the next look from here. */
+static bool may_have_accepted(const struct up *up)
+{
+    for (unsigned i = 0; i < up->gateways.count; i++)
+        if (gateway_ready(up, i))
+            return true;
+    return false;
+}
+
 static void signalled(void *arg, int signum)
 {
     struct up *up = arg;
@@ -213,7 +237,7 @@ static void signalled(void *arg, int signum)
             stop_in_a_hurry(up);
         return;
     }
-    if (up->phase < UP_RUNS) {
+    if (up->phase < UP_RUNS && !may_have_accepted(up)) {
         up_say(up, "stopping");
         stop_in_a_hurry(up);
         return;
@@ -249,21 +273,6 @@ static void say_where(const struct up *up)
         up_say(up, "join     wyvern node --join %s/join.ini   (secret: copy it to the other node)",
                up->state_dir);
     up_say(up, "ready    after %.1f s; Ctrl-C stops", seconds);
-}
-
-/* One short local call; a gateway that is busy is asked again. */
-static bool gateway_ready(const struct up *up, unsigned i)
-{
-    char url[160];
-    struct http_result result;
-    up_gateway_url(up, i, url);
-    strncat(url, "/ready", sizeof url - strlen(url) - 1);
-    struct http_call call = {
-        .method = "GET", .url = url, .connect_ms = READY_CALL_MS, .total_ms = READY_CALL_MS};
-    http_result_init(&result);
-    bool ready = http_call_run(&call, &result) == ERR_OK && result.status == 200;
-    http_result_done(&result);
-    return ready;
 }
 
 static void look_ready(struct up *up)

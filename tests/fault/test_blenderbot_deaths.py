@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from harness import Stream, process_start, run, run_json, wait_for
+from harness import Stream, kill, run, run_json, wait_for
 from test_deaths import accepted, piece_texts, reply_records
 
 DATA = pathlib.Path(__file__).resolve().parent.parent / "data" / "blenderbot" / "tiny-bin"
@@ -66,9 +66,7 @@ def kill_in_mid_reply(service, broker, ask):
             break
     claim = broker.last("TOKENS", f"tok.*.{speaking.prompt_id}.c").json()
     victim = workers.pop(claim["worker"])
-    start = process_start(victim)
-    os.kill(victim, signal.SIGKILL)
-    wait_for(lambda: process_start(victim) != start, "the death", 5)
+    kill(victim)
     for pid in workers.values():
         os.kill(pid, signal.SIGCONT)
     return streams

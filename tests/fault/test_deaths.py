@@ -10,13 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from harness import Stream, fake_text, many, process_start, wait_for
-
-
-def kill(pid):
-    start = process_start(pid)
-    os.kill(pid, signal.SIGKILL)
-    wait_for(lambda: process_start(pid) != start, "the death", 5)
+from harness import Stream, fake_text, kill, many, process_start, wait_for
 
 
 def worker_pids(service):

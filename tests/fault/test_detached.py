@@ -5,23 +5,15 @@ without one.  The fake engine numbers its pieces: TAG.0 TAG.1 …
 """
 
 import json
-import os
 import secrets
-import signal
 import time
 
 import pytest
 
-from harness import fake_text, process_start, wait_for
+from harness import fake_text, kill, wait_for
 
 OWNER = "00112233445566ff"
 REQUEST = {"kind": "responses", "metadata": {"a": "b \u00e9"}, "deep": [[[1, None, True]]]}
-
-
-def kill(pid):
-    start = process_start(pid)
-    os.kill(pid, signal.SIGKILL)
-    wait_for(lambda: process_start(pid) != start, "the death", 5)
 
 
 def model_of(service):
@@ -82,7 +74,7 @@ def test_it_goes_on_when_its_gateway_is_killed(start):
         assert (record["status"], record["text"]) == ("completed", fake_text("kept", 400))
         assert record["attempt"] == 1
         check_answers(record, "kept")
-        assert broker.count("PROMPTS") == 0
+        wait_for(lambda: broker.count("PROMPTS") == 0, "an empty queue")
 
 
 @pytest.mark.parametrize("lane", ["main", "batch"])
@@ -155,18 +147,11 @@ def test_the_broker_dies_meanwhile(start):
         prompts = [put(service, broker, f"d{i}") for i in range(3)]
         wait_for(lambda: all(len(texts(broker, p)) > 5 for p in prompts), "the first words")
         kill(service.status()["broker"]["pid"])
-    with wait_for(lambda: connected(service), "the broker's return") as broker:
+    with service.returned_broker() as broker:
         for i, prompt in enumerate(prompts):
             record = broker.record(prompt)
             assert (record["status"], record["text"]) == ("completed", fake_text(f"d{i}", 150))
             check_answers(record, f"d{i}")
-
-
-def connected(service):
-    try:
-        return service.broker()
-    except OSError:
-        return None
 
 
 def forget(broker, prompt):

@@ -1,13 +1,11 @@
 """Text that must not stay: pieces that a killed broker brought back, records of a gateway that was
 gone before they were made."""
 
-import os
 import secrets
-import signal
 
 import pytest
 
-from harness import Stream, fake_text, process_start, wait_for
+from harness import Stream, fake_text, kill, wait_for
 
 TTL_S = 30  # they go seconds after it, not when they are old
 
@@ -40,11 +38,8 @@ def test_pieces_that_came_back_go_again(start, role):
     victims = ([status["broker"]["pid"]] if role == "broker"
                else [r["pid"] for r in status["response_workers"]])
     for pid in victims:
-        born = process_start(pid)
-        os.kill(pid, signal.SIGKILL)
-        wait_for(lambda p=pid, b=born: process_start(p) != b, "the death", 5)
-    wait_for(lambda: service.status()["broker"]["pid"], "the broker's return")
-    with service.broker() as broker:
+        kill(pid)
+    with service.returned_broker() as broker:
         wait_for(lambda: not pieces_of(broker, prompt), "the second purge", TTL_S)
         assert pieces_of(broker, running.prompt_id)
     running.join()

@@ -20,7 +20,7 @@ from datetime import datetime
 import httpx
 import pytest
 
-from harness import House, fake_text, process_start, run, sse_events, wait_for
+from harness import House, fake_text, kill, process_start, run, sse_events, wait_for
 
 AGAIN = (httpx.TransportError, ConnectionError)
 
@@ -52,12 +52,6 @@ def house(whole_house):
     wait_for(lambda: is_whole(whole_house), "a service at rest", 30)
     yield whole_house
     wait_for(lambda: is_whole(whole_house), "a service at rest again", 30)
-
-
-def kill(pid):
-    begun = process_start(pid)
-    os.kill(pid, signal.SIGKILL)
-    wait_for(lambda: process_start(pid) != begun, "the death", 5)
 
 
 def gateway_pid(house, index):

@@ -12,7 +12,7 @@ import openai
 import pytest
 
 from batches import CHAT, answers, begin, check_chats, client, end, jsonl, line
-from harness import Service, fake_text, process_start, run, wait_for
+from harness import Service, fake_text, kill, process_start, run, wait_for
 
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory):
@@ -286,10 +286,7 @@ def kill_gateway(service, batch):
         names[index] = f"batch.begun id={batch.id.removeprefix('batch_')}" in log
     index = next(i for i, begun in names.items() if begun)
     gateways = {g["id"]: g["pid"] for g in service.status()["gateways"]}
-    pid = gateways[f"gateway-{index}"]
-    begun = process_start(pid)
-    os.kill(pid, signal.SIGKILL)
-    wait_for(lambda: process_start(pid) != begun, "the gateway's death")
+    kill(gateways[f"gateway-{index}"])
     return index
 
 

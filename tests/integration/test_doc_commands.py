@@ -11,7 +11,7 @@ import sys
 import httpx
 import pytest
 
-from harness import ROOT, WYVERN, free_ports, run, wait_for
+from harness import ROOT, WYVERN, run
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 COMING_FROM = ROOT / "docs" / "COMING-FROM.md"

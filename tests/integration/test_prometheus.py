@@ -19,7 +19,7 @@ import pytest
 
 import prometheus
 import promql
-from harness import ROOT, WYVERN, Service, Stream, free_ports, process_start, wait_for
+from harness import ROOT, WYVERN, Service, Stream, fake_text, free_ports, kill, wait_for
 from prometheus import DASHBOARDS, DEPLOY, Prometheus
 
 PROGRAM = prometheus.program()
@@ -276,6 +276,22 @@ def test_a_program_that_does_not_start_ends_the_start(start, tmp_path):
     service.check_nothing_left()
 
 
+def test_what_was_accepted_before_the_start_is_over_is_answered(start, tmp_path):
+    """The gateway says that it is ready while Prometheus is waited for; then comes the SIGTERM."""
+    program = tmp_path / "prometheus"
+    program.write_text("#!/bin/sh\nexec sleep 100\n")
+    program.chmod(0o755)
+    service = start(workers=1, slots=1, **options(prometheus_program=program))
+    streams = [Stream(service, f"s{i} tokens=50 delay_ms=20") for i in range(2)]
+    wait_for(lambda: service.status()["queue"]["in_flight"] + service.status()["queue"]["waiting"]
+             == 2, "both prompts in the queue")
+    assert "ready" not in service.log_path.read_text()
+    assert service.stop() == 0
+    for i, stream in enumerate(streams):
+        stream.join()
+        assert stream.error is None and stream.text == fake_text(f"s{i}", 50), stream.error
+
+
 def test_a_busy_port_is_said(start):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -366,9 +382,7 @@ def test_it_is_started_again_and_keeps_what_it_has(watched):
     before = wait_for(lambda: server.oldest("wyvern_workers_ready"), "a first value")
     pid, = [p for p in service.family
             if b"--storage.tsdb.path" in open(f"/proc/{p}/cmdline", "rb").read()]
-    begun = process_start(pid)
-    os.kill(pid, signal.SIGKILL)
-    wait_for(lambda: process_start(pid) != begun, "its death")
+    kill(pid)
 
     def back():
         try:

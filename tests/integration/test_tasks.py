@@ -2,15 +2,13 @@
 
 import base64
 import math
-import os
 import secrets
-import signal
 import struct
 import time
 
 import pytest
 
-from harness import process_start, wait_for
+from harness import kill, wait_for
 
 
 def model_of(service):
@@ -154,10 +152,7 @@ def test_logprobs_of_a_reply_that_changed_hands(start, model):
     with service.broker() as broker:
         prompt = broker.put_prompt(model_of(service), "Tell me a story.", params=LONG, detached=True)
         wait_for(lambda: pieces_of(broker, prompt) > 10, "the first words")
-        pid = next(w["pid"] for w in service.workers() if w["active"])
-        born = process_start(pid)
-        os.kill(pid, signal.SIGKILL)
-        wait_for(lambda: process_start(pid) != born, "the death", 5)
+        kill(next(w["pid"] for w in service.workers() if w["active"]))
         record = broker.record(prompt, 120)
     assert record["attempt"] == 2 and record["reply_tokens"] == 300
     check_logprobs(record, 1)
