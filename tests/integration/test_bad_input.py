@@ -1,6 +1,7 @@
 """What people send wrong: a 4xx in OpenAI's error shape that names the field, and a service that
 is untouched."""
 
+import gzip
 import json
 import socket
 
@@ -49,6 +50,19 @@ def error_of(reply):
     assert set(body["error"]) == {"message", "type", "param", "code"}
     assert body["error"]["message"]
     return body["error"]
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses", "/v1/files"])
+def test_a_packed_body(fake, path):
+    """Refused for what it is, and not called bad JSON."""
+    body = gzip.compress(json.dumps({"model": "default", "messages": USER}).encode())
+    reply = fake.client.post(path, content=body, headers={
+        "content-type": "application/json", "content-encoding": "gzip"})
+    assert reply.status_code == 415 and error_of(reply)["code"] == "unsupported_content_encoding"
+    assert reply.headers["accept-encoding"] == "identity"
+    plain = fake.client.post("/v1/chat/completions", headers={"content-encoding": "Identity"}, json={
+        "model": "default", "messages": [{"role": "user", "content": "p tokens=1"}]})
+    assert plain.status_code == 200
 
 
 @pytest.mark.parametrize("fields,param,status", [c[1:] for c in CASES], ids=[c[0] for c in CASES])

@@ -165,6 +165,16 @@ static void preflight(struct http_exchange *exchange, const struct http_request 
     http_reply(exchange, 204, headers, count, NULL, NULL, 0);
 }
 
+bool cors_is_foreign(const struct cors *cors, const struct http_request *request)
+{
+    const char *site = http_request_header(request, "sec-fetch-site");
+    if (site == NULL || strcmp(site, "same-origin") == 0 || strcmp(site, "none") == 0)
+        return false;
+    if (strcmp(request->method, "GET") == 0 || strcmp(request->method, "HEAD") == 0)
+        return false; /* a link to the console; what it shows, its own scripts ask for */
+    return cors == NULL || (!cors->any && origin_of(cors, request) == NULL);
+}
+
 bool cors_enter(const struct cors *cors, struct http_exchange *exchange,
                 const struct http_request *request)
 {

@@ -1,5 +1,5 @@
 /*
- * cors.h - which web pages may read our replies (Fetch standard, CORS protocol).
+ * cors.h - which web pages may ask, and read our replies (Fetch standard, CORS protocol).
  *
  * Off unless origins are named.  Credentials are never allowed: a page sends its key itself.
  * Loop's thread only.
@@ -32,6 +32,11 @@ size_t cors_headers(const struct cors *cors, const struct http_request *request,
  * answers a preflight (true: answered).  cors may be NULL. */
 bool cors_enter(const struct cors *cors, struct http_exchange *exchange,
                 const struct http_request *request);
+
+/* Does it come from a page of another origin that is not allowed, and would it do something?  Such
+ * a page can't read the reply, but browsers let it send a body as text/plain without asking first.
+ * Told by Sec-Fetch-Site (Fetch Metadata), which pages can't set; other clients don't send it. */
+bool cors_is_foreign(const struct cors *cors, const struct http_request *request);
 
 /* The request headers that a page may send, of those that a preflight asks for, into out; cap
  * bytes. */

@@ -3,6 +3,7 @@
  */
 #include <stdio.h>
 #include <string.h>
+#include <strings.h>
 
 #include "roles/gateway/accept.h"
 #include "roles/gateway/batches.h"
@@ -248,6 +249,29 @@ static void reply_unrouted(struct http_exchange *exchange, const struct http_req
     gateway_reply_error(exchange, &error, NULL, NULL);
 }
 
+static void reply_foreign(struct gateway *gateway, struct http_exchange *exchange)
+{
+    struct api_error error;
+    api_error_set(&error, 403, "origin_not_allowed", NULL,
+                  "pages of this origin may not use this service; --cors allows them");
+    figures_refused(gateway->figures, "foreign_origin");
+    gateway_reply_error(exchange, &error, NULL, NULL);
+}
+
+/* RFC 9110, 15.5.16: what is taken instead is told. */
+static bool reply_encoded(struct http_exchange *exchange, const struct http_request *request)
+{
+    struct api_error error;
+    const char *coding = http_request_header(request, "content-encoding");
+    if (coding == NULL || strcasecmp(coding, "identity") == 0)
+        return false;
+    (void)http_reply_header_add(exchange, "Accept-Encoding", "identity");
+    api_error_set(&error, 415, "unsupported_content_encoding", NULL,
+                  "bodies are taken as they are, without Content-Encoding");
+    gateway_reply_error(exchange, &error, NULL, NULL);
+    return true;
+}
+
 static void answer(struct gateway *gateway, struct http_exchange *exchange,
                    const struct http_request *request, const struct route *route)
 {
@@ -269,6 +293,12 @@ void gateway_handle(void *arg, struct http_exchange *exchange, const struct http
     struct gateway *gateway = arg;
     const char *method = strcmp(request->method, "HEAD") == 0 ? "GET" : request->method;
     if (cors_enter(gateway->cors, exchange, request))
+        return;
+    if (cors_is_foreign(gateway->cors, request)) {
+        reply_foreign(gateway, exchange);
+        return;
+    }
+    if (reply_encoded(exchange, request))
         return;
     for (size_t i = 0; i < ROUTE_COUNT; i++) {
         const struct route *route = &routes[i];

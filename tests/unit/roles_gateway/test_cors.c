@@ -10,7 +10,8 @@ static struct cors *cors;
 static void handle(void *arg, struct http_exchange *exchange, const struct http_request *request)
 {
     if (!cors_enter(cors, exchange, request))
-        http_reply(exchange, 200, NULL, 0, "text/plain", "x", 1);
+        http_reply(exchange, cors_is_foreign(cors, request) ? 403 : 200, NULL, 0, "text/plain", "x",
+                   1);
 }
 
 /* The head of the reply to one request. */
@@ -118,6 +119,38 @@ static void a_preflight_is_answered_at_once(void **state)
     cors_free(cors);
 }
 
+static void pages_of_others_do_nothing(void **state)
+{
+    static const struct {
+        const char *method, *headers;
+        int off, named, star; /* the status: CORS off, a.example named, "*" */
+    } cases[] = {
+        {"POST", "", 200, 200, 200}, /* no browser */
+        {"POST", "Origin: https://evil.example\r\n", 200, 200, 200},
+        {"POST", "Sec-Fetch-Site: same-origin\r\n", 200, 200, 200},
+        {"POST", "Sec-Fetch-Site: none\r\n", 200, 200, 200},
+        {"POST", "Sec-Fetch-Site: cross-site\r\n", 403, 403, 200},
+        {"POST", "Sec-Fetch-Site: same-site\r\n", 403, 403, 200},
+        {"POST", "Sec-Fetch-Site: nonsense\r\n", 403, 403, 200},
+        {"DELETE", "Sec-Fetch-Site: cross-site\r\n", 403, 403, 200},
+        {"POST", "Sec-Fetch-Site: cross-site\r\nOrigin: https://a.example\r\n", 403, 200, 200},
+        {"POST", "Sec-Fetch-Site: cross-site\r\nOrigin: https://evil.example\r\n", 403, 403, 200},
+        {"POST", "Sec-Fetch-Site: cross-site\r\nOrigin: null\r\n", 403, 403, 200},
+        {"GET", "Sec-Fetch-Site: cross-site\r\n", 200, 200, 200}};
+    static const char *const allowed[] = {NULL, "https://a.example", "*"};
+    char request[512];
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        const int wanted[] = {cases[i].off, cases[i].named, cases[i].star};
+        snprintf(request, sizeof request, "%s /x HTTP/1.1\r\n" HOST "%sContent-Length: 0\r\n\r\n",
+                 cases[i].method, cases[i].headers);
+        for (size_t a = 0; a < 3; a++) {
+            assert_int_equal(cors_new(&cors, allowed[a]), ERR_OK);
+            assert_int_equal(status_of(ask(request)), wanted[a]);
+            cors_free(cors);
+        }
+    }
+}
+
 static void a_list_of_headers_is_bounded(void **state)
 {
     char asked[8192] = "", out[64];
@@ -152,6 +185,7 @@ int main(void)
         cmocka_unit_test(a_named_origin_gets_in_and_no_other),
         cmocka_unit_test(a_star_is_for_all_without_credentials),
         cmocka_unit_test(a_preflight_is_answered_at_once),
+        cmocka_unit_test(pages_of_others_do_nothing),
         cmocka_unit_test(a_list_of_headers_is_bounded),
         cmocka_unit_test(what_is_no_origin_is_refused),
     };
