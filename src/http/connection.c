@@ -35,12 +35,19 @@ size_t connection_unsent(const struct connection *conn)
     return conn->out.len + uv_stream_get_write_queue_size((const uv_stream_t *)&conn->tcp);
 }
 
+static void count_unsent(struct connection *conn, size_t unsent)
+{
+    conn->server->unsent_bytes += unsent - conn->unsent_counted;
+    conn->unsent_counted = unsent;
+}
+
 /* ---- closing ---- */
 
 static void connection_free(struct connection *conn)
 {
     struct http_server *server = conn->server;
     TAILQ_REMOVE(&server->all, conn, all);
+    count_unsent(conn, 0);
     buf_done(&conn->text);
     parse_drop_body(conn);
     buf_done(&conn->extra);
@@ -120,6 +127,7 @@ static void on_written(uv_write_t *req, int status)
     if (conn->sending.cap > KEEP_BYTES) {
         buf_done(&conn->sending);
     }
+    count_unsent(conn, connection_unsent(conn));
     connection_flush(conn);
 }
 
@@ -162,6 +170,7 @@ void connection_send(struct connection *conn)
     } else if (conn->out.cap > KEEP_BYTES) {
         buf_done(&conn->out);
     }
+    count_unsent(conn, connection_unsent(conn));
 }
 
 static void on_shutdown(uv_shutdown_t *req, int status)

@@ -110,8 +110,9 @@ struct connection {
     uv_write_t write_req;
     uv_shutdown_t shutdown_req;
     bool writing;
-    size_t unsent_mark;   /* libuv's write queue when progress was last seen */
-    uint64_t progress_ms; /* when that was */
+    size_t unsent_counted; /* its part of server->unsent_bytes */
+    size_t unsent_mark;    /* libuv's write queue when progress was last seen */
+    uint64_t progress_ms;  /* when that was */
 
     struct http_exchange exchange;
 };
@@ -134,6 +135,7 @@ struct http_server {
     http_admit_fn *admit;
     void *arg;
     size_t bodies_bytes; /* of all connections */
+    size_t unsent_bytes; /* likewise */
     unsigned port;
     unsigned sweep_ms;
     unsigned exchanges;

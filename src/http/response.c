@@ -72,9 +72,15 @@ static const char *date_line(struct http_server *server)
 /* Appends, or gives the connection up. */
 static void put(struct connection *conn, const void *data, size_t len)
 {
-    if (!conn->dropping && buf_append(&conn->out, data, len) != ERR_OK) {
-        conn->dropping = true;
+    if (conn->dropping) {
+        return;
     }
+    if (buf_append(&conn->out, data, len) != ERR_OK) {
+        conn->dropping = true;
+        return;
+    }
+    conn->unsent_counted += len;
+    conn->server->unsent_bytes += len;
 }
 
 static void put_text(struct connection *conn, const char *text)

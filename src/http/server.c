@@ -268,6 +268,11 @@ unsigned http_server_exchanges(const struct http_server *server)
     return server->exchanges;
 }
 
+size_t http_server_unsent(const struct http_server *server)
+{
+    return server->unsent_bytes;
+}
+
 void http_server_stop_listening(struct http_server *server)
 {
     if (!server->listening) {

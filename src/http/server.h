@@ -101,6 +101,8 @@ MUST_USE enum err http_server_new(struct http_server **out, struct loop *loop,
                                   const struct http_config *config);
 unsigned http_server_port(const struct http_server *server);
 const struct http_counts *http_server_counts(const struct http_server *server);
+/* Output of all connections that their readers have not taken yet, in bytes. */
+size_t http_server_unsent(const struct http_server *server);
 /* Stops listening and closes idle connections; running exchanges go on, their connections close
  * after the reply.  Call before http_server_free for a clean end. */
 void http_server_stop_listening(struct http_server *server);

@@ -162,7 +162,7 @@ static bool read_reply(struct reply *reply, const json_t *root)
 
 enum err reply_decode(struct reply *out, const char *data, size_t len)
 {
-    struct reply reply = {.id = NULL};
+    struct reply reply = {.bytes = len};
     enum err err = json_parse(&reply.root, data, len);
 
     if (err != ERR_OK) {

@@ -48,6 +48,7 @@ struct reply { /* texts: borrowed from root when decoded, from the maker otherwi
     bool deleted;           /* asked to be forgotten: only ids and usage are left */
     const char *trace_id;   /* of the client's request, or made for it (wire/trace.h) */
     const char *answer_to;  /* ending: subject that wants to know; the record does not keep it */
+    size_t bytes;           /* of the message that it was decoded from */
     json_t *root;
 };
 

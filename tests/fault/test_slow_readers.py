@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from harness import keeps_freed_memory, sse_events, wait_for
+from harness import fake_text, keeps_freed_memory, sse_events, wait_for
 
 MIB = 1 << 20
 TAG = "t" * 60  # the fake engine's pieces: long, so that there is soon much to send
@@ -245,3 +245,40 @@ def test_who_never_reads(start):
     for raw in raws:
         raw.socket.close()
     check_whole(fast(service, running), 40000)
+
+
+def test_many_of_a_large_reply(start):
+    """Together they are held to a bound: the next is refused, while prompts go on being answered."""
+    service = start(workers=1, slots=2)
+    tokens = 50000
+    body = {"model": "default", "input": f"{TAG} tokens={tokens} delay_ms=0"}
+    key = {"idempotency-key": "large"}
+    made = httpx.post(f"{service.url}/v1/responses", json=body, headers=key, timeout=120,
+                      trust_env=False)
+    assert made.status_code == 200, made.text
+    size = len(made.content)
+    path = f"/v1/responses/{made.json()['id']}"
+    file = httpx.post(f"{service.url}/v1/files", data={"purpose": "batch"},
+                      files={"file": ("f.jsonl", b"x")}, trust_env=False).json()["id"]
+    before = resident(pid_of(service))
+    raws = []
+    while True:
+        raws.append(Raw(service, "GET", f"{path}?stream=true" if len(raws) % 2 else path))
+        if b" 503 " in raws[-1].read_until(b"\r\n"):
+            break
+        raws[-1].read_until(b"\r\n\r\n")
+        assert len(raws) * size < 800 * MIB, "no end of it"
+    assert len(raws) > 10
+    assert resident(pid_of(service)) - before < 700 * MIB or keeps_freed_memory()
+    for refused in (httpx.get(service.url + path, trust_env=False),
+                    httpx.post(f"{service.url}/v1/responses", json=body, headers=key, trust_env=False),
+                    httpx.get(f"{service.url}{path}/input_items", trust_env=False),
+                    httpx.get(f"{service.url}/v1/files/{file}/content", trust_env=False)):
+        assert refused.status_code == 503 and refused.json()["error"]["code"] == "busy"
+        assert int(refused.headers["retry-after"]) > 0
+    assert service.text("x tokens=3") == fake_text("x", 3)
+    for raw in raws:
+        raw.socket.close()
+    wait_for(lambda: httpx.get(service.url + path, trust_env=False).content == made.content,
+             "what the others held")
+    assert httpx.get(f"{service.url}/v1/files/{file}/content", trust_env=False).content == b"x"

@@ -88,6 +88,7 @@ static void begin(struct acceptance *acceptance)
         .trace = &asked->trace,
         .request_id = acceptance->id,
         .request = request,
+        .kept_total = &acceptance->base.gateway->held_bytes,
     };
     struct outlet *outlet = NULL;
     if (acceptance->base.exchange == NULL && acceptance->done == NULL)

@@ -16,6 +16,7 @@
 #define HEADERS_LATE_MS 10000 /* a stream without a first piece begins anyway after this */
 #define COMMENT_MS      15000 /* a silent stream's sign of life */
 #define UNSENT_MAX      ((size_t)128 << 10) /* of a stream; with more nothing is added */
+#define DECODED_COST    8   /* memory of a record's JSON for each byte of it, at most */
 #define REST_PIECES     500 /* of a record, written in one turn: some 100 KB of events */
 
 struct outlet {
@@ -28,10 +29,11 @@ struct outlet {
     int64_t after; /* number of the last event that needs not be written (again) */
     int64_t wrote_ns;
     bool stream, include_usage;
-    bool begun;   /* response headers are out */
-    bool over;    /* answered, or nobody reads */
-    bool held;    /* an event was not written, for want of room */
-    bool hurries; /* what is written now can't be written again: room or not */
+    bool begun;               /* response headers are out */
+    bool over;                /* answered, or nobody reads */
+    bool held;                /* an event was not written, for want of room */
+    bool hurries;             /* what is written now can't be written again: room or not */
+    size_t *kept_total, kept; /* outlet_spec.kept_total, and our part of it, in bytes */
     unsigned count, joined, finished;
     struct { /* one for each delivery */
         struct delivery *delivery;
@@ -52,6 +54,8 @@ static void outlet_try_free(struct outlet *outlet)
         json_decref(outlet->choices[i].rest.request);
         json_decref(outlet->choices[i].rest.echo);
     }
+    if (outlet->kept_total != NULL)
+        *outlet->kept_total -= outlet->kept;
     free(outlet);
 }
 
@@ -77,6 +81,7 @@ enum err outlet_new(struct outlet **out, const struct outlet_spec *spec)
     outlet->exchange = spec->exchange;
     outlet->trace = *spec->trace;
     memcpy(outlet->request_id, spec->request_id, sizeof outlet->request_id);
+    outlet->kept_total = spec->kept_total;
     outlet->after = spec->after;
     outlet->stream = spec->stream;
     outlet->include_usage = spec->include_usage;
@@ -574,6 +579,10 @@ static void keep_record(struct delivery *delivery, const struct reply *record)
             continue;
         outlet->choices[i].record = *record;
         json_incref(record->root);
+        if (outlet->kept_total != NULL) {
+            outlet->kept += record->bytes * DECODED_COST;
+            *outlet->kept_total += record->bytes * DECODED_COST;
+        }
         outlet->choices[i].rest = *delivery;
         if (tells_nothing(record)) { /* but the number of its last event is what it would be */
             outlet->choices[i].rest.bytes = 0;

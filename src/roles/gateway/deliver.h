@@ -56,6 +56,7 @@ struct outlet_spec {
     const struct trace *trace;
     const char *request_id;            /* the prompt's id, for the header */
     const struct api_request *request; /* what whole replies are written by; copied */
+    size_t *kept_total; /* where the memory of records that it keeps is added up; NULL: nowhere */
 };
 
 MUST_USE enum err outlet_new(struct outlet **out, const struct outlet_spec *spec);

@@ -213,9 +213,9 @@ enum err figures_new(struct figures **out, const char *model)
     KEEP(metrics_set(m, ROW_BUILD, (const char *[]){WYVERN_VERSION, "gateway"}, 1));
     KEEP(metrics_add(m, ROW_ACCEPTED, NULL, 0));
     KEEP(metrics_add(m, ROW_READERS_LEFT, NULL, 0));
-    static const char *const reasons[] = {"queue_full",    "unavailable",  "draining",
-                                          "invalid",       "storage_full", "unauthorized",
-                                          "foreign_origin"};
+    static const char *const reasons[] = {"queue_full",     "unavailable",  "draining",
+                                          "invalid",        "storage_full", "unauthorized",
+                                          "foreign_origin", "busy"};
     for (size_t i = 0; i < sizeof reasons / sizeof *reasons; i++)
         KEEP(metrics_add(m, ROW_REFUSED, &reasons[i], 0));
     *out = figures;

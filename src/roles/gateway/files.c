@@ -40,6 +40,7 @@ struct file_visit {
     bool kept, failed; /* its meta is stored; it will not be */
     /* content */
     unsigned read; /* chunks that were asked for */
+    size_t held;   /* its part of gateway->held_bytes */
     /* list */
     struct list_query query;
     char purpose[FILE_PURPOSE_SIZE];
@@ -77,6 +78,7 @@ int files_admit(void *arg, const struct http_request *head, size_t *body_bytes, 
 static void on_done(struct visit *base)
 {
     struct file_visit *visit = (struct file_visit *)base;
+    base->gateway->held_bytes -= visit->held;
     free(visit->metas);
 }
 
@@ -308,6 +310,10 @@ static void ask_chunk(void *arg)
 static void begin_content(struct file_visit *visit)
 {
     static const struct http_header headers[] = {{"X-Content-Type-Options", "nosniff"}};
+    if (visit_is_clogged(&visit->base))
+        return;
+    visit->held = OBJECT_BYTES_MAX; /* a chunk is read once the one before was taken */
+    visit->base.gateway->held_bytes += visit->held;
     http_stream_begin(visit->base.exchange, 200, headers, 1, "application/octet-stream");
     if (visit->meta.chunks == 0)
         http_stream_end(visit->base.exchange);

@@ -23,6 +23,7 @@
 #define TICK_MS        500
 #define SETTLE_TICKS   8
 #define LEAVE_BLIND_MS 5000
+#define HELD_BYTES_MAX ((size_t)512 << 20)
 
 static void leave_when_done(struct gateway *gateway)
 {
@@ -182,6 +183,11 @@ static enum err start(struct gateway *gateway)
         err = teller_new(&gateway->teller, gateway->bus, gateway->loop, &gateway->presence, NULL,
                          NULL);
     return err;
+}
+
+bool gateway_is_clogged(const struct gateway *gateway)
+{
+    return http_server_unsent(gateway->http) + gateway->held_bytes > HELD_BYTES_MAX;
 }
 
 int role_gateway(const struct settings *settings, int argc, char **argv)

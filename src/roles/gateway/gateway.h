@@ -59,6 +59,7 @@ struct gateway {
     unsigned erasure_count;
     struct prompt_params defaults; /* what requests leave open */
     json_t *defaults_root;
+    size_t held_bytes; /* what is kept for readers beside the output that they have not taken */
     double started_at;
     int64_t away_since_ns; /* broker away since; 0: it is there */
     bool was_complete;     /* every worker asked for has been ready once */
@@ -68,6 +69,12 @@ struct gateway {
 /* caller: the key that the request came with; good during the call. */
 typedef void route_fn(struct gateway *gateway, struct http_exchange *exchange,
                       const struct http_request *request, const struct key *caller);
+
+/* gateway.c: do readers who take their time hold all the memory that there is for them?  Asked
+ * before more is begun that may have to be held; what goes on goes on. */
+bool gateway_is_clogged(const struct gateway *gateway);
+#define GATEWAY_CLOGGED                                                                            \
+    "too many large replies wait for readers who are slow; try again in a moment"
 
 /* routes.c */
 http_handler_fn gateway_handle; /* arg: struct gateway */

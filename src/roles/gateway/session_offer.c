@@ -128,6 +128,9 @@ static void on_searched(void *arg, enum err err, const struct found *found)
     } else if (err != ERR_OK) {
         session_refuse(session, 503, "unavailable", "unavailable",
                        "the queue does not answer; try again in a moment");
+    } else if (found->record != NULL && !outlet_is_followed(session->out.outlet) &&
+               gateway_is_clogged(session->gateway)) {
+        session_refuse(session, 503, "busy", "busy", GATEWAY_CLOGGED);
     } else if (found->record != NULL) {
         session->own = false; /* who put it counted it */
         session_record(session, found->record, 0);

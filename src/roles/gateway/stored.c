@@ -185,6 +185,7 @@ static struct outlet *visit_outlet(struct stored_visit *visit)
         .trace = &visit->trace,
         .request_id = visit->id,
         .request = &shape,
+        .kept_total = &visit->base.gateway->held_bytes,
     };
     struct outlet *outlet = NULL;
     if (visit->base.exchange == NULL)
@@ -319,6 +320,8 @@ static void with_record(struct stored_visit *visit, const struct found *found)
         visit_fail_as(&visit->base, ERR_NOT_FOUND);
         return;
     }
+    if (visit->verb != VERB_DELETE && visit_is_clogged(&visit->base))
+        return;
     switch (visit->verb) {
     case VERB_GET:
         if (visit->stream)

@@ -94,6 +94,14 @@ void visit_fail_as(struct visit *visit, enum err err)
                    "the broker can't be asked; try again in a moment");
 }
 
+bool visit_is_clogged(struct visit *visit)
+{
+    if (!gateway_is_clogged(visit->gateway))
+        return false;
+    visit_fail(visit, 503, "busy", NULL, GATEWAY_CLOGGED);
+    return true;
+}
+
 void visit_answer(struct visit *visit, enum err err, const struct buf *json)
 {
     struct http_header headers[GATEWAY_REPLY_HEADERS];

@@ -56,5 +56,7 @@ void visit_fail(struct visit *visit, int status, const char *code, const char *p
                 const char *text);
 /* What the broker said instead: ERR_NOT_FOUND, ERR_FULL, any other. */
 void visit_fail_as(struct visit *visit, enum err err);
+/* Answers so when the gateway is clogged: nothing large may be begun. */
+bool visit_is_clogged(struct visit *visit);
 
 #endif
