@@ -10,6 +10,8 @@ import socket
 import time
 from dataclasses import dataclass
 
+ANSWER_S = 20  # a broker's that is there
+
 
 @dataclass
 class Message:
@@ -33,7 +35,7 @@ class BrokerError(Exception):
 class Broker:
     def __init__(self, url, user=None, password=None):
         host, port = re.fullmatch(r"nats://([^:]+):(\d+)", url).groups()
-        self.sock = socket.create_connection((host, int(port)), timeout=5)
+        self.sock = socket.create_connection((host, int(port)), timeout=ANSWER_S)
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.rest = b""
         self.errors = []
@@ -141,9 +143,9 @@ class Broker:
             except TimeoutError:
                 return got
             finally:
-                self.sock.settimeout(5)
+                self.sock.settimeout(ANSWER_S)
 
-    def request(self, subject, payload=None, timeout=5, headers=None):
+    def request(self, subject, payload=None, timeout=ANSWER_S, headers=None):
         inbox = f"{self.prefix}.{time.monotonic_ns()}"
         sid = self.subscribe(inbox)
         if not isinstance(payload, bytes):

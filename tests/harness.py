@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import pathlib
+import random
 import signal
 import socket
 import subprocess
@@ -39,20 +40,21 @@ def wait_for(condition, what, timeout=20, step=0.02):
         time.sleep(step)
 
 
+# Below those that the kernel gives to whoever connects somewhere: it would take them meanwhile.
+PORTS = range(10000, 32000)
+next_port = random.choice(PORTS)  # other runs begin elsewhere
+
+
 def free_ports(count):
-    """The first of `count` ports in a row that are free on loopback now."""
+    """The first of `count` ports in a row that are free on loopback now, and that were not given
+    to anybody a moment ago."""
+    global next_port
     for _ in range(100):
-        with contextlib.ExitStack() as stack:
-            first = stack.enter_context(socket.socket())
-            first.bind(("127.0.0.1", 0))
-            port = first.getsockname()[1]
-            if port + count > 65535:
-                continue
-            try:
-                for i in range(1, count):
-                    stack.enter_context(socket.socket()).bind(("127.0.0.1", port + i))
-            except OSError:
-                continue
+        port = next_port if next_port + count <= PORTS.stop else PORTS.start
+        next_port = port + count
+        with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
+            for i in range(count):
+                stack.enter_context(socket.socket()).bind(("127.0.0.1", port + i))
             return port
     raise AssertionError("no free ports")
 
@@ -75,7 +77,7 @@ def kill(pid):
     """SIGKILL, and the death."""
     start = process_start(pid)
     os.kill(pid, signal.SIGKILL)
-    wait_for(lambda: process_start(pid) != start, "the death", 5)
+    wait_for(lambda: process_start(pid) != start, "the death")
 
 
 def descendants(pid):
@@ -216,9 +218,23 @@ class Service:
             same = [p for p, start in self.family.items() if process_start(p) == start]
             return same + mentioning(str(self.state_dir))
 
-        wait_for(lambda: not left(), f"no process left, there is {left()}", 5)
+        wait_for(lambda: not left(), f"no process left, there is {left()}")
         for name in self.namespaces:
             assert not (pathlib.Path("/run/netns") / name).exists(), f"namespace {name} is left"
+
+    def die(self):
+        """SIGKILL for all of it, first for who would start the others again; and the deaths."""
+        family = {**self.family, **descendants(self.process.pid)}
+        self.process.kill()
+        self.process.wait()
+
+        def left():
+            return [pid for pid, start in family.items() if process_start(pid) == start]
+
+        for pid in left():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: not left(), "the deaths")
 
     def kill(self):
         """For a fixture's end when the test failed: nothing may stay, whatever happened."""

@@ -17,13 +17,13 @@ def bound(service, stream, max_bytes):
 
 
 def test_no_room_for_pieces(start):
-    service = start(workers=1, slots=2, model="fake:tokens=2000,delay_ms=10")
+    service = start(workers=1, slots=2, model="fake:tokens=20000,delay_ms=10")
     stream = Stream(service, "s0")
     stream.wait_text()
     before = bound(service, "TOKENS", 1)
     stream.join(60)
     assert stream.error["code"] == "storage_full", stream.error
-    assert fake_text("s0", 2000).startswith(stream.text)
+    assert fake_text("s0", 20000).startswith(stream.text)
     # New prompts are refused at once, and say when to come back.
     refused = wait_for(lambda: (lambda r: r if r.status_code == 503 else None)(
         service.post("late tokens=1")), "the refusal")

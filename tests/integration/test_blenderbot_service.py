@@ -4,7 +4,6 @@ turns, streams, and what it says to a request that makes no sense."""
 import json
 import pathlib
 import threading
-import time
 
 import httpx
 import pytest
@@ -86,9 +85,9 @@ def test_several_texts(tiny, gguf, name):
     with tiny.broker() as watcher:  # nothing of it is kept once it is delivered
         watcher.subscribe("live.>")
         watcher.flush()
-        tiny.ask(ODD, **params, **{name: 3})
-        records = [m.json() for m in watcher.messages(lambda got: len(records_of(got)) == 2, 10)
-                   if m.stored_subject.startswith("reply.")]
+        prompt_id = tiny.ask(ODD, **params, **{name: 3})["wyvern"]["prompt_id"]
+        records = records_of(watcher.messages(
+            lambda got: len(records_of(got, prompt_id)) == 2, 30), prompt_id)
     assert len(records[0]["choices"]) == 3
     assert records[1]["text"] is None and "choices" not in records[1]
 
@@ -102,8 +101,10 @@ def test_several_drawn_texts_need_beams(tiny):
     assert len(body["choices"]) == 3
 
 
-def records_of(messages):
-    return [m for m in messages if m.stored_subject.startswith("reply.")]
+def records_of(messages, prompt_id):
+    """Others' may be among them: what is told of a reply after it was delivered comes late."""
+    found = [m.json() for m in messages if m.stored_subject.startswith("reply.")]
+    return [record for record in found if record["id"] == prompt_id]
 
 
 def test_a_forced_end_can_be_switched_off(tiny, gguf):
@@ -167,9 +168,9 @@ def test_the_record_says_what_was_left_out(tiny):
         watcher.subscribe("live.>")
         watcher.flush()
         _, body = answer(tiny, LONG, truncate="left")
-        records = watcher.messages(
-            lambda got: any(m.stored_subject.startswith("reply.") for m in got), 10)
-    record = next(m.json() for m in records if m.stored_subject.startswith("reply."))
+        prompt_id = body["wyvern"]["prompt_id"]
+        record = records_of(watcher.messages(lambda got: records_of(got, prompt_id), 30),
+                            prompt_id)[0]
     assert record["truncated_tokens"] == body["wyvern"]["truncated_tokens"] > 0
 
 
@@ -259,18 +260,23 @@ def test_several_turns(tiny, gguf):
     {"num_beams": 1, "min_new_tokens": 127}, {"temperature": 1.0, "seed": 3, "min_tokens": 127},
     {"num_beams": 4, "min_new_tokens": 127}])
 def test_streams_come_in_pieces_and_are_the_whole_reply(tiny, params):
-    # alone it would be over before the first piece's way to us: beside many beams a step takes long
-    mates = [Stream(tiny, f"mate {i}", num_beams=32, min_new_tokens=127) for i in range(3)]
-    mates[0].wait_text()
-    stream = Stream(tiny, HELLO, stream_options={"include_usage": True}, **params).join()
-    for mate in mates:
-        mate.join()
-    assert stream.error is None and stream.done
     text, body = answer(tiny, **params)
-    assert stream.text == text
-    assert stream.chunks[-1]["usage"] == body["usage"]
-    assert sum(bool(c["choices"] and c["choices"][0]["delta"].get("content"))
-               for c in stream.chunks) >= 2
+
+    def in_pieces():
+        # alone it would be over before the first piece's way to us: beside many beams a step takes
+        # long (unless we stand still until the mates are over)
+        mates = [Stream(tiny, f"mate {i}", num_beams=32, min_new_tokens=127) for i in range(3)]
+        mates[0].wait_text()
+        stream = Stream(tiny, HELLO, stream_options={"include_usage": True}, **params).join()
+        for mate in mates:
+            mate.join()
+        assert stream.error is None and stream.done
+        assert stream.text == text
+        assert stream.chunks[-1]["usage"] == body["usage"]
+        return sum(bool(c["choices"] and c["choices"][0]["delta"].get("content"))
+                   for c in stream.chunks) >= 2
+
+    wait_for(in_pieces, "a stream in pieces")
 
 
 def test_a_reader_who_leaves_frees_the_slot(start, gguf):
@@ -286,24 +292,22 @@ def test_a_reader_who_leaves_frees_the_slot(start, gguf):
                 seen.set()
                 return
 
-    before = time.monotonic()
-    leave()
-    assert seen.is_set()
-    service.ask(HELLO, num_beams=1, max_new_tokens=3)
-    took = time.monotonic() - before
+    def cancelled():  # not, if it was over before the gateway heard that we left
+        leave()
+        assert seen.is_set()
+        service.ask(HELLO, num_beams=1, max_new_tokens=3)
+        return "status=cancelled" in service.logs() or "job.cancelled" in service.logs()
+
+    wait_for(cancelled, "its being cancelled")
     wait_for(lambda: not any(w["active"] for w in service.workers()), "a free slot")
-    assert "status=cancelled" in service.logs() or "job.cancelled" in service.logs(), took
 
 
 def test_a_service_that_is_asked_to_leave_finishes_its_replies(start, gguf):
     service = start(model=gguf, workers=1, slots=4)
     streams = [Stream(service, line["prompt"], **MODES["full"]) for line in LINES[:4]]
-    wait_for(lambda: any(s.chunks for s in streams), "the first words")
+    wait_for(lambda: "wyvern_prompts_accepted_total 4\n" in service.client.get("/metrics").text,
+             "all of them")
     assert service.stop() == 0
     for stream, line in zip(streams, LINES):
         stream.join()
-        if stream.chunks:  # accepted before it left
-            assert stream.error is None and stream.text == line["generate"]["full"]["text"]
-        else:
-            assert stream.error["status"] == 503
-    assert any(s.chunks for s in streams)
+        assert stream.error is None and stream.text == line["generate"]["full"]["text"]
