@@ -334,7 +334,7 @@ def test_accepted_prompts_survive_the_whole_services_death(start):
     service.check_nothing_left()  # as long as they are dying they hold what another needs
     again = start(state_dir=service.state_dir, workers=1, slots=1,
                   model="fake:tokens=100000,delay_ms=50")
-    with again.broker() as broker:
+    with service.broker() as broker:  # the new one: what it is called stands in the same directory
         wait_for(lambda: broker.count("PROMPTS") == 0, "an empty queue", 60)
     assert again.text("after tokens=3") == fake_text("after", 3)
 
