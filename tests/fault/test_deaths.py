@@ -20,8 +20,11 @@ def worker_pids(service):
 
 def broker_pid(service, old=0):
     """Of the broker that is there, and that the gateway has found; another than the old one."""
-    pid = wait_for(lambda: (p := service.status()["broker"]["pid"]) != old and process_start(p) and p,
-                   "a broker")
+    def found():
+        pid = service.status()["broker"]["pid"]
+        return pid if pid != old and process_start(pid) else None
+
+    pid = wait_for(found, "a broker")
     wait_for(service.ready, "its being found")
     return pid
 
@@ -33,8 +36,11 @@ def gateway_pid(service, index):
 
 
 def responder_pids(service):
-    return wait_for(lambda: len(found := [r["pid"] for r in service.status()["response_workers"]]) == 2
-                    and found, "both response workers")
+    def both():
+        pids = [r["pid"] for r in service.status()["response_workers"]]
+        return pids if len(pids) == 2 else None
+
+    return wait_for(both, "both response workers")
 
 
 class Endless:

@@ -438,8 +438,8 @@ def prompt_of(event):
 @pytest.mark.parametrize("path,body", OWNED, ids=OWNED_IDS)
 def test_its_reader_leaves_and_the_slot_is_free(house, path, body):
     """The slot is free for the next at the next decode step, and not when some clock strikes.  What
-    else runs on this machine may delay rounds, so the best of some counts, and most must be far from
-    the 5 s after which silence ends a reply."""
+    else runs on this machine may delay rounds, so the best of some counts, and most must be far
+    from the 5 s after which silence ends a reply."""
     step = 0.05
     slow = f"tokens=100000 delay_ms={int(step * 1000)}"
     fillers = [house.ann[0].responses.create(model="default", background=True,
