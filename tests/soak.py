@@ -27,7 +27,9 @@ from harness import House, fake_text, keeps_freed_memory, process_start, sse_eve
 AWAY = (httpx.TransportError, ConnectionError)  # a gateway that is killed cuts its connections
 BACK_S = 60           # so long a service may take to answer again
 DEATHS = 3            # workers that die of a prompt before it is given up (docs/API.md)
-HALT_S = 2.5          # a gateway halted for less is not taken for dead
+HALT_S = 1.0          # a gateway halted for so long is not taken for dead, on a busy machine either
+SILENT_S = 3.5        # who stood still for longer may be: it says what it is each second, for 5 s
+LATE_S = 5            # so late something of us may notice or do what it is about, on such a machine
 GROWTH_KIB = 16 << 10  # of a process of ours at rest, before and after a load without deaths
 BATCH_LINES = 24
 
@@ -124,9 +126,14 @@ class Soak:
         return tag, tokens, f"{tag} tokens={tokens} delay_ms={rng.randint(0, 40)}"
 
     def may_fail(self, code, begun):
-        """A prompt that was in hand while three workers were killed is given up, and says so."""
+        """A prompt that was in hand while three workers were killed is given up, and says so; so is
+        one whose gateway was taken for dead."""
+        begun -= LATE_S
         if code == "worker_died" and self.ledger.deaths_since(begun, "worker") >= DEATHS:
             self.ledger.count("given up after three deaths")
+            return True
+        if code == "owner_gone" and self.ledger.deaths_since(begun, "gateway taken for dead"):
+            self.ledger.count("given up with its gateway")
             return True
         return False
 
@@ -167,7 +174,7 @@ class Soak:
         except AWAY as error:
             # not there yet, or cut off by its death
             away = isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout))
-            if self.ledger.deaths_since(begun - (BACK_S if away else 1)) == 0:
+            if self.ledger.deaths_since(begun - (BACK_S if away else LATE_S)) == 0:
                 raise
             ended = "away" if away else "cut"
         whole = fake_text(tag, tokens)
@@ -422,8 +429,13 @@ class Soak:
                     if kind == "node":
                         self.ledger.died("worker of it")
                     continue
+                halted = time.monotonic()
                 os.kill(pid, signal.SIGSTOP)
-                time.sleep(halt_s)
+                time.sleep(min(halt_s, SILENT_S))
+                which = kind.removeprefix("halted ")
+                if halt_s > SILENT_S or time.monotonic() - halted > SILENT_S:
+                    self.ledger.died(f"{which} taken for dead", 0)  # a worker's death, then
+                    time.sleep(max(0, halt_s - SILENT_S))
                 self.ledger.died(kind, 0)  # until now
                 os.kill(pid, signal.SIGCONT)
 
@@ -435,10 +447,12 @@ class Soak:
             if status is None or not all(self.service.ready(self.url(i, "")) for i in range(2)):
                 return False
             workers = [w for node in status["nodes"] for w in node["workers"]]
+            # Who was killed is still told of until its successor is heard, or for 5 s.
             return (len(status["gateways"]) == 2 and len(workers) == 4 and
-                    len(status["response_workers"]) == 2 and status["broker"]["pid"] and
+                    len(status["response_workers"]) == 2 and len(status["nodes"]) == 2 and
+                    all(pid and process_start(pid) for pid in self.pids(status)) and
                     all(w["state"] == "ready" and w["active"] == 0 for w in workers) and
-                    status["queue"]["waiting"] + status["queue"]["in_flight"] == 0)
+                    status["queue"]["waiting"] == status["queue"]["in_flight"] == 0)
         return False
 
     def rest(self):
@@ -448,8 +462,9 @@ class Soak:
         """{(pid, start): (name, resident KiB, open files)} of a service at rest."""
         self.rest()
         time.sleep(6)  # what is tidied up now and then, is
+        self.rest()
         found = {}
-        for pid in self.pids():
+        for pid in self.pids(self.status()):
             with contextlib.suppress(OSError, StopIteration):
                 with open(f"/proc/{pid}/status", encoding="ascii") as status:
                     fields = dict(row.split(":", 1) for row in status)
@@ -458,8 +473,8 @@ class Soak:
                     len(os.listdir(f"/proc/{pid}/fd")))
         return found
 
-    def pids(self):
-        status = self.status()
+    @staticmethod
+    def pids(status):
         return ([g["pid"] for g in status["gateways"]] +
                 [r["pid"] for r in status["response_workers"]] +
                 [n["pid"] for n in status["nodes"]] +
@@ -501,7 +516,7 @@ class Soak:
         of what is kept."""
         self.rest()
         with self.service.broker() as broker:
-            wait_for(lambda: broker.count("PROMPTS") == 0, "an empty prompt queue")
+            wait_for(lambda: broker.count("PROMPTS") == 0, "an empty prompt queue", BACK_S)
             self.check_pieces(broker)
             with contextlib.suppress(AssertionError):
                 wait_for(lambda: not self.texts_of_owned(broker), "no text of them", BACK_S, 1)

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from harness import Stream, kill, run, run_json, wait_for
-from test_deaths import accepted, piece_texts, reply_records
+from test_deaths import piece_texts, reply_records
 
 DATA = pathlib.Path(__file__).resolve().parent.parent / "data" / "blenderbot" / "tiny-bin"
 PROMPTS = ("qqq zzz the river of seven music dogs", "Tell me about the sea.", "Do you like music?",
@@ -45,31 +45,65 @@ def stored_ids(messages, prompt_id):
     return ids
 
 
+def both_workers(service):
+    """{id: pid}, once both can take prompts."""
+    return wait_for(lambda: len(found := {w["id"]: w["pid"] for w in service.workers()
+                                          if w["state"] == "ready"}) == 2 and found,
+                    "both workers", 60)
+
+
+def slow_mates(service, broker):
+    """Replies of many beams, at both workers: each step takes long beside them."""
+    both_workers(service)
+    mates = [Stream(service, f"mate {i}", num_beams=32, **SLOW) for i in range(6)]
+    wait_for(lambda: len({broker.last("TOKENS", subject).json()["worker"]
+                          for subject in broker.subjects("TOKENS", "tok.*.*.c")}) == 2,
+             "work for both workers")
+    return mates
+
+
+def queued(broker):
+    return {subject.rpartition(".")[2] for subject in broker.subjects("PROMPTS", "prompt.>")}
+
+
+def half_said(broker, prompts):
+    """One of these prompts whose worker has said some of it, and not all."""
+    for prompt in prompts:
+        pieces = broker.stored("TOKENS", f"tok.*.{prompt}.p")
+        if pieces and not pieces[-1].json()["done"] and \
+                broker.last("REPLIES", f"reply.*.{prompt}") is None:
+            return prompt
+    return None
+
+
+def signal_all(pids, signum):
+    for pid in pids:
+        os.kill(pid, signum)
+
+
 def kill_in_mid_reply(service, broker, ask):
-    """The streams that ask() starts, of which a worker that was killed had said a part.  The
-    workers stand still but for moments, so that no load of this machine lets a reply slip by."""
-    workers = {w["id"]: w["pid"] for w in service.workers()}
-    for pid in workers.values():
-        os.kill(pid, signal.SIGSTOP)
-    before = accepted(service, [])
-    streams = ask()
-    wait_for(lambda: accepted(service, []) == before + len(streams), "the prompts")
-    for _ in range(500):
-        for pid in workers.values():
-            os.kill(pid, signal.SIGCONT)
-        time.sleep(0.02)
-        for pid in workers.values():
-            os.kill(pid, signal.SIGSTOP)
-        time.sleep(0.03)  # what it said arrives
-        speaking = next((s for s in streams if s.text and not s.done), None)
-        if speaking is not None:
-            break
-    claim = broker.last("TOKENS", f"tok.*.{speaking.prompt_id}.c").json()
-    victim = workers.pop(claim["worker"])
-    kill(victim)
-    for pid in workers.values():
-        os.kill(pid, signal.SIGCONT)
-    return streams
+    """What ask() starts, in a list; of one a worker that was killed had said a part.  The workers
+    stand still but for moments, so that no load of this machine lets a reply slip by; should one
+    of the moments be long enough for all of them, it is asked again."""
+    workers = both_workers(service)
+    signal_all(workers.values(), signal.SIGSTOP)
+    prompt = None
+    while prompt is None:
+        known = queued(broker)
+        replies = ask()
+        wait_for(lambda before=known, all_of=replies: len(queued(broker) - before) >= len(all_of),
+                 "the prompts")
+        prompts = queued(broker) - known
+        while prompt is None and prompts & queued(broker):
+            signal_all(workers.values(), signal.SIGCONT)
+            time.sleep(0.02)
+            signal_all(workers.values(), signal.SIGSTOP)
+            time.sleep(0.03)  # what it said arrives
+            prompt = half_said(broker, prompts)
+    claim = broker.last("TOKENS", f"tok.*.{prompt}.c").json()
+    kill(workers.pop(claim["worker"]))
+    signal_all(workers.values(), signal.SIGCONT)
+    return replies
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -78,9 +112,8 @@ def test_a_reply_ends_as_if_nobody_had_died(start, gguf, kind):
     wanted = {prompt: run_json("generate", "--model", gguf, "--threads", 1, "--json", "--params",
                                json.dumps(KINDS[kind]), "--", prompt)
               for prompt in PROMPTS}
-    mates = [Stream(service, f"mate {i}", num_beams=32, **SLOW) for i in range(6)]
-    wait_for(lambda: all(w["active"] for w in service.workers()), "work for both workers")
     with service.broker() as watcher, service.broker() as broker:
+        mates = slow_mates(service, broker)
         watcher.subscribe("live.>")
         watcher.flush()
         streams = kill_in_mid_reply(service, broker, lambda: [
@@ -90,7 +123,7 @@ def test_a_reply_ends_as_if_nobody_had_died(start, gguf, kind):
             assert stream.error is None and stream.done, stream.error
         assert any(s.details["attempt"] > 1 for s in streams)
         records = watcher.messages(lambda got: all(s.prompt_id in reply_records(got)
-                                                   for s in streams), 10)
+                                                   for s in streams), 30)
     for prompt, stream in zip(PROMPTS, streams):
         ids = wanted[prompt]["output_ids"][1:-1]  # without start and forced end
         assert stream.text == wanted[prompt]["text"], prompt
@@ -104,9 +137,8 @@ def test_a_reply_ends_as_if_nobody_had_died(start, gguf, kind):
 def test_unseeded_draws_go_on_as_they_would_have(start, gguf):
     """The seed that nobody gave is the same for the successor: its id's."""
     service = start(model=gguf, workers=2, slots=6)
-    mates = [Stream(service, f"mate {i}", num_beams=32, **SLOW) for i in range(6)]
-    wait_for(lambda: all(w["active"] for w in service.workers()), "work for both workers")
     with service.broker() as broker:
+        mates = slow_mates(service, broker)
         streams = kill_in_mid_reply(service, broker, lambda: [
             Stream(service, prompt, temperature=1.5, min_tokens=127) for prompt in PROMPTS])
     for mate in mates:
@@ -126,14 +158,10 @@ def test_several_texts_survive_a_death(start, gguf):
     params = {**KINDS["beams"], "num_return_sequences": 3}
     wanted = run_json("generate", "--model", gguf, "--threads", 1, "--json", "--params",
                       json.dumps(params), "--", PROMPTS[0])["texts"]
-    with service.broker() as watcher, ThreadPoolExecutor(1) as pool:
-        watcher.subscribe("live.>")
-        watcher.flush()
-        reply = pool.submit(service.ask, PROMPTS[0], **params)
-        watcher.messages(lambda got: any(m.stored_subject.endswith(".p") for m in got), 10)
-        busy = [w["pid"] for w in service.workers() if w["active"]]
-        for pid in busy:
-            os.kill(pid, signal.SIGKILL)
+    with service.broker() as broker, ThreadPoolExecutor(1) as pool:
+        reply, = kill_in_mid_reply(service, broker, lambda: [
+            pool.submit(service.ask, PROMPTS[0], **params)])
         body = reply.result()
     assert [c["message"]["content"] for c in body["choices"]] == wanted
     assert body["usage"]["completion_tokens"] > 300
+    assert body["wyvern"]["attempt"] == 2

@@ -13,6 +13,7 @@ import socket
 import pytest
 
 from harness import Stream, process_start, wait_for
+from test_deaths import gateway_pid
 
 LOST = 2  # of the pieces that the first one stored
 
@@ -82,21 +83,21 @@ def test_what_a_crash_lost_is_made_again(still, same):
             assert stream.text == "".join(said), "a splice"
 
 
-def gateway_of(still):
-    return still.status()["gateways"][0]["pid"]
+def departures(still):
+    return (still.state_dir / "logs" / "gateway-0.log").read_text().count("reader.left")
 
 
 def test_a_reader_leaves_while_its_reply_is_read_again(still):
     """A hole makes the gateway read the stream; the broker stands still meanwhile, and the reader
     of the reply, which is kept, goes.  What is read then finds nobody."""
-    pid = gateway_of(still)
+    pid = gateway_pid(still, 0)
     born = process_start(pid)
     left = still.status()["broker"]["pid"]
     for _ in range(5):
         with still.broker() as broker:
             known = set(broker.subjects("PROMPTS", "prompt.>"))
             data = json.dumps({"model": "default", "input": "hello", "stream": True}).encode()
-            reader = socket.create_connection(("127.0.0.1", still.port), 10)
+            reader = socket.create_connection(("127.0.0.1", still.port), 30)
             reader.sendall(b"POST /v1/responses HTTP/1.1\r\nHost: x\r\n"
                            b"Content-Length: %d\r\n\r\n" % len(data) + data)
             subject = prompt_in_queue(broker, known)
@@ -109,9 +110,9 @@ def test_a_reader_leaves_while_its_reply_is_read_again(still):
             worker.say(2, ["hole "])
             os.kill(left, signal.SIGSTOP)
             try:
-                before = still.logs().count("reader.left")
+                before = departures(still)
                 reader.close()
-                wait_for(lambda b=before: still.logs().count("reader.left") > b, "its leaving", 10)
+                wait_for(lambda b=before: departures(still) > b, "its leaving")
             finally:
                 os.kill(left, signal.SIGCONT)
-    assert process_start(pid) == born and gateway_of(still) == pid, "the gateway died"
+    assert process_start(pid) == born and gateway_pid(still, 0) == pid, "the gateway died"

@@ -40,9 +40,12 @@ def is_whole(house):
             return False
         status = house.status()
         workers = [w for node in status["nodes"] for w in node["workers"]]
-        return (len(status["gateways"]) == 2 and len(workers) == 2 and status["broker"]["pid"]
+        # One that was killed is still told of until its successor is heard, or for 5 s.
+        return (len(status["gateways"]) == 2 and len(workers) == 2
+                and all(p["pid"] and process_start(p["pid"])
+                        for p in [status["broker"], *status["gateways"], *workers])
                 and all(w["state"] == "ready" and w["active"] == 0 for w in workers)
-                and status["queue"]["waiting"] + status["queue"]["in_flight"] == 0)
+                and status["queue"]["waiting"] == status["queue"]["in_flight"] == 0)
     return False
 
 
@@ -54,9 +57,20 @@ def house(whole_house):
     wait_for(lambda: is_whole(whole_house), "a service at rest again", 30)
 
 
+def status_at(house, index):
+    """What one gateway says, as soon as it answers."""
+    def one():
+        with contextlib.suppress(*AGAIN), house.http(index) as http:
+            return http.get("/wyvern/status").json()
+
+    return wait_for(one, f"gateway {index}", 30)
+
+
 def gateway_pid(house, index):
+    """By what it says of itself: others may not have heard of it yet."""
     port = house.service.port + index
-    return next(g["pid"] for g in house.status()["gateways"] if g["url"].endswith(f":{port}"))
+    return wait_for(lambda: next((g["pid"] for g in status_at(house, index)["gateways"]
+                                  if g["url"].endswith(f":{port}")), None), "its presence")
 
 
 def kill_gateway(house, index):
@@ -84,13 +98,26 @@ def claims(house, prompt_id):
         return found
 
 
+def holder(house, prompt_id):
+    """The pid of the worker that has a reply in hand."""
+    (_, claim), = claims(house, prompt_id)
+    return next(w["pid"] for node in house.status()["nodes"] for w in node["workers"]
+                if w["id"] == claim["worker"])
+
+
+def stored_pieces(house, prompt_id):
+    with house.service.broker() as broker:
+        return sum(len(message.json()["pieces"])
+                   for message in broker.stored("TOKENS", f"tok.*.{prompt_id}.p"))
+
+
 class Reader:
     """A raw socket that reads a stream of events and can drop the connection at any byte."""
 
     def __init__(self, house, gateway, method, path, body=None, who="ann", window=None):
         data = b"" if body is None else json.dumps(body).encode()
         self.socket = socket.socket()
-        self.socket.settimeout(30)
+        self.socket.settimeout(60)
         if window is not None:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, window)
         self.socket.connect(("127.0.0.1", house.service.port + gateway))
@@ -99,7 +126,9 @@ class Reader:
             f"Authorization: Bearer {house.keys[who]}\r\nContent-Length: {len(data)}\r\n\r\n"
             .encode() + data)
         self.file = self.socket.makefile("r", encoding="utf-8", newline="\n")
-        self.status = int((self.file.readline() or "HTTP/1.1 0").split(" ")[1])
+        if not (first := self.file.readline()):
+            raise ConnectionError("cut before its answer")
+        self.status = int(first.split(" ")[1])
         chunked = False
         while (line := self.file.readline().strip()):
             chunked |= line.lower() == "transfer-encoding: chunked"
@@ -165,7 +194,20 @@ def answer_of(house, response_id, gateway):
                 return got.json()
         return None
 
-    return wait_for(one, f"the end of {response_id}", 30)
+    return wait_for(one, f"the end of {response_id}", 60)
+
+
+def cancel(house, response_id, gateway=0):
+    """The response that was cancelled just now, in its middle."""
+    def one():
+        with contextlib.suppress(*AGAIN), house.http(gateway) as http:
+            got = http.post(f"/v1/responses/{response_id}/cancel")
+            assert got.status_code in (200, 503), got.text
+            return got.json() if got.status_code == 200 else None
+
+    response = wait_for(one, "its cancelling", 30)
+    assert response["status"] == "cancelled"
+    return response
 
 
 def said(response):
@@ -177,7 +219,7 @@ def said(response):
 def test_its_gateway_is_killed_and_a_background_reply_is_whole(house):
     reply = house.ann[1].responses.create(model="default", background=True,
                                           input="bg tokens=120 delay_ms=20")
-    wait_for(lambda: house.ann[0].responses.retrieve(reply.id).status == "in_progress", "its turn")
+    wait_for(lambda: house.ann[0].responses.retrieve(reply.id).status != "queued", "its turn")
     watcher = resume(house, reply.id, -1, 0)
     seen = watcher.take(10)
     kill_gateway(house, 1)
@@ -210,9 +252,10 @@ def test_its_gateway_is_killed_and_a_waiting_background_reply_gets_its_turn(hous
 def test_a_reader_comes_back_after_everything_died(house, background):
     """Its socket dropped, the worker killed, its gateway killed, the broker killed, one after
     another in mid-reply, each time resumed by number at the other gateway: every event once, in
-    order, the same as from the record."""
+    order, the same as from the record.  (It is cancelled when all of them have died, so that it is
+    in its middle each time.)"""
     body = {"model": "default", "stream": True, "background": background,
-            "input": "saga tokens=400 delay_ms=20"}
+            "input": "saga tokens=100000 delay_ms=20"}
     reader = Reader(house, 0, "POST", "/v1/responses", body)
     seen = reader.take(20)
     response_id = json.loads(seen[0][1])["response"]["id"]
@@ -220,16 +263,14 @@ def test_a_reader_comes_back_after_everything_died(house, background):
 
     reader = resume(house, response_id, numbers(seen)[-1], 1)
     seen += reader.take(20)
-    busy, = [w for n in house.status()["nodes"] for w in n["workers"] if w["active"]] \
-        or [None]
-    kill(busy["pid"])
+    kill(holder(house, response_id[5:]))
     seen += reader.take(20)  # another worker goes on; this reader notices a pause
     reader.drop()
 
     kill_gateway(house, 0)  # the one that owns it
     reader = resume(house, response_id, numbers(seen)[-1], 1)
     seen += reader.take(20)
-    kill(house.status()["broker"]["pid"])
+    kill(status_at(house, 1)["broker"]["pid"])
     seen += reader.take(60)
     kill_gateway(house, 1)
     with pytest.raises((StopIteration, *AGAIN)):
@@ -237,11 +278,14 @@ def test_a_reader_comes_back_after_everything_died(house, background):
             seen += reader.take(1)
 
     reader = resume(house, response_id, numbers(seen)[-1], 0)
+    seen += reader.take(20)
+    cancel(house, response_id)
     seen += reader.events
-    assert numbers(seen) == list(range((5 if background else 4) + 400 + 4))
-    assert text_of(seen) == fake_text("saga", 400)
+    pieces = sum(name == "response.output_text.delta" for name, _ in seen)
+    assert numbers(seen) == list(range((5 if background else 4) + pieces + 4))
+    assert text_of(seen) == fake_text("saga", pieces)
     assert json.loads(seen[-1][1])["response"]["wyvern"]["attempt"] >= 2
-    assert house.events(response_id, gateway=1) == seen
+    assert list(resume(house, response_id, -1, 1).events) == seen
 
 
 def test_a_stored_chat_goes_on_without_its_reader(house):
@@ -295,22 +339,26 @@ def test_a_reader_comes_while_it_waits(house):
 
 
 def test_a_gateway_is_asked_to_leave(house):
-    """It does not wait for replies that go on without it."""
+    """It does not wait for replies that go on without it: this one would never let it go."""
     reply = house.ann[1].responses.create(model="default", background=True,
-                                          input="stays tokens=250 delay_ms=20")
+                                          input="stays tokens=100000 delay_ms=20")
     wait_for(lambda: house.ann[0].responses.retrieve(reply.id).status == "in_progress", "its turn")
     pid = gateway_pid(house, 1)
     begun = process_start(pid)
     os.kill(pid, signal.SIGTERM)
-    wait_for(lambda: process_start(pid) != begun, "its leaving", 4)
+    wait_for(lambda: process_start(pid) != begun, "its leaving")
     assert house.ann[0].responses.retrieve(reply.id).status == "in_progress"
-    assert said(answer_of(house, reply.id, 0)) == fake_text("stays", 250)
+    before = stored_pieces(house, reply.id[5:])
+    wait_for(lambda: stored_pieces(house, reply.id[5:]) > before + 10, "its going on")
+    text = said(cancel(house, reply.id))
+    assert text == fake_text("stays", text.count(" "))
 
 
 def test_a_poisonous_background_reply_fails_in_order(house):
     """Three workers die of it: its readers hear what was said, then response.failed."""
+    # slow: what a worker has said is stored before it dies, if not by the first then by the next
     reply = house.ann[1].responses.create(model="default", background=True,
-                                          input="poison tokens=60 crash_at=3")
+                                          input="poison tokens=60 crash_at=3 delay_ms=100")
     reader = resume(house, reply.id, -1, 0)
     events = list(reader.events)
     assert numbers(events) == list(range(5 + 3 + 1))
@@ -389,8 +437,9 @@ def prompt_of(event):
 
 @pytest.mark.parametrize("path,body", OWNED, ids=OWNED_IDS)
 def test_its_reader_leaves_and_the_slot_is_free(house, path, body):
-    """The slot is free for the next within a decode step and 100 ms.  What else runs on this
-    machine may delay a round, so the best of some counts, and the rest must not be far off."""
+    """The slot is free for the next at the next decode step, and not when some clock strikes.  What
+    else runs on this machine may delay rounds, so the best of some counts, and most must be far
+    from the 5 s after which silence ends a reply."""
     step = 0.05
     slow = f"tokens=100000 delay_ms={int(step * 1000)}"
     fillers = [house.ann[0].responses.create(model="default", background=True,
@@ -406,7 +455,7 @@ def test_its_reader_leaves_and_the_slot_is_free(house, path, body):
             wait_for(lambda: house.status()["queue"]["waiting"] == 1, "a prompt that waits")
             left = time.time()
             reader.drop()
-            (claimed, claim), = wait_for(lambda: claims(house, waiting.id[5:]), "its claim", 10)
+            (claimed, claim), = wait_for(lambda: claims(house, waiting.id[5:]), "its claim")
             assert claim["kind"] == "held"
             took.append(claimed - left)
             house.ann[1].responses.cancel(waiting.id)
@@ -416,8 +465,8 @@ def test_its_reader_leaves_and_the_slot_is_free(house, path, body):
     finally:
         for filler in fillers:
             house.ann[0].responses.delete(filler.id)
-    assert min(took) <= step + 0.1, took
-    assert max(took) <= 5, took
+    assert min(took) <= step + 0.3, took
+    assert sorted(took)[3] <= 3, took
 
 
 @pytest.mark.parametrize("path,body", OWNED, ids=OWNED_IDS)
@@ -434,7 +483,7 @@ def test_its_reader_leaves_while_it_waits(house, path, body, stream):
         request = {**body("gone tokens=3"), "stream": stream}
         data = json.dumps(request).encode()
         with house.service.broker() as broker:
-            sock = socket.create_connection(("127.0.0.1", house.service.port), 10)
+            sock = socket.create_connection(("127.0.0.1", house.service.port), 30)
             sock.sendall(
                 f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {house.keys['ann']}\r\n"
                 f"Content-Length: {len(data)}\r\n\r\n".encode() + data)
@@ -447,7 +496,7 @@ def test_its_reader_leaves_while_it_waits(house, path, body, stream):
 
             gone, = wait_for(waiting, "the prompt in the queue")
             sock.close()
-            wait_for(lambda: not waiting(), "the prompt to be gone", 5)
+            wait_for(lambda: not waiting(), "the prompt to be gone")
             assert broker.subjects("PROMPTS", f"prompt.*.*.{kept.id[5:]}")
         assert all(claim["kind"] == "tombstone" for _, claim in claims(house, gone))
     finally:
@@ -463,34 +512,35 @@ def test_a_gateway_dies_and_what_is_not_detached_with_it(house):
              for i, (path, body) in enumerate(OWNED)]
     ids = [prompt_of(reader.take(4)[0]) for reader in owned]
     detached = house.ann[1].responses.create(model="default", background=True,
-                                             input="goes tokens=400 delay_ms=20")
-    begun = time.monotonic()
+                                             input="goes tokens=100000 delay_ms=20")
     kill_gateway(house, 1)
+    died = time.time()
     for prompt_id in ids:
-        record = wait_for(lambda i=prompt_id: records(house, i), "the workers' dropping it", 15)
+        record = wait_for(lambda i=prompt_id: records(house, i), "the workers' dropping it", 30)
         assert record["status"] == "cancelled"
-    took = time.monotonic() - begun
-    assert took < 8, took  # 5 s and what a busy machine adds
+        took = record["finished_at"] - died
+        assert took < 12, took  # 5 s and what a busy machine adds
     assert house.ann[0].responses.retrieve(detached.id).status == "in_progress"
-    assert said(answer_of(house, detached.id, 0)) == fake_text("goes", 400)
+    text = said(cancel(house, detached.id))
+    assert text == fake_text("goes", text.count(" ")) != ""
     for prompt_id in ids:
         assert "own" not in (records(house, prompt_id)["text"] or ""), "its text is kept"
 
 
 def test_what_ended_after_its_gateway_died_is_forgotten(house):
     """Its worker was done before it noticed; a response worker takes the text away."""
-    readers = [Reader(house, 1, "POST", path, body(f"late{i} tokens=100 delay_ms=20"))
+    readers = [Reader(house, 1, "POST", path, body(f"late{i} tokens=60 delay_ms=20"))
                for i, (path, body) in enumerate(OWNED)]
     ids = [prompt_of(reader.take(4)[0]) for reader in readers]
     kept = house.ann[1].responses.create(model="default", background=True,
-                                         input="kept tokens=100 delay_ms=20")
+                                         input="kept tokens=60 delay_ms=20")
     kill_gateway(house, 1)
     for prompt_id in ids:
-        record = wait_for(lambda i=prompt_id: records(house, i), "its end", 10)
-        assert record["status"] == "completed" and record["reply_tokens"] == 100
+        record = wait_for(lambda i=prompt_id: records(house, i), "its end", 30)
+        assert record["status"] == "completed" and record["reply_tokens"] == 60
     for prompt_id in ids:
-        wait_for(lambda i=prompt_id: records(house, i)["text"] is None, "its text to be gone", 30)
-    assert said(answer_of(house, kept.id, 0)) == fake_text("kept", 100)
+        wait_for(lambda i=prompt_id: records(house, i)["text"] is None, "its text to be gone", 40)
+    assert said(answer_of(house, kept.id, 0)) == fake_text("kept", 60)
 
 
 @pytest.mark.parametrize("wait_ms", [0, 2, 10])
@@ -503,18 +553,18 @@ def test_readers_that_leave_at_once(house, wait_ms):
     for i in range(60):
         path, body = OWNED[i % 3]
         data = json.dumps(body(f"hasty{i} tokens=100000 delay_ms=20")).encode()
-        with socket.create_connection(("127.0.0.1", house.service.port + i % 2), 10) as sock:
+        with socket.create_connection(("127.0.0.1", house.service.port + i % 2), 30) as sock:
             sock.sendall(f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n"
                          f"Authorization: Bearer {house.keys['ann']}\r\n\r\n".encode() + data)
             select.select([sock], [], [], wait_ms / 1000)  # the moment is arbitrary on purpose
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    wait_for(lambda: is_whole(house), "free slots and an empty queue", 10)
+    wait_for(lambda: is_whole(house), "free slots and an empty queue", 30)
     with house.service.broker() as broker:
         new = set(broker.subjects("REPLIES", "reply.>")) - known
         assert new or wait_ms < 10, "none came as far as the queue"
         for name in new:
             wait_for(lambda n=name: b"hasty" not in broker.request(
-                f"$JS.API.DIRECT.GET.REPLIES.{n}").data, "its text to be gone", 5)
+                f"$JS.API.DIRECT.GET.REPLIES.{n}").data, "its text to be gone")
 
 
 def test_what_nobody_stored_is_nowhere(house):
@@ -525,12 +575,12 @@ def test_what_nobody_stored_is_nowhere(house):
             assert "veil.3" in whole.text
             prompt_id = whole.json()["id"].rpartition("_")[2].rpartition("-")[2]
             wait_for(lambda i=prompt_id: (records(house, i) or {"text": 1})["text"] is None,
-                     "its text to be gone", 5)
+                     "its text to be gone")
             reader = Reader(house, 0, "POST", path, body("veil tokens=100000"))
             prompt_id = prompt_of(reader.take(5)[0])
             reader.drop()
             wait_for(lambda i=prompt_id: "veil" not in json.dumps(
-                records(house, i) or {"text": "veil"}), "its text to be gone", 5)
+                records(house, i) or {"text": "veil"}), "its text to be gone")
 
 
 # ---- Idempotency-Key ----
@@ -661,12 +711,15 @@ def test_the_first_with_a_key_leaves(house):
     """Whoever comes after it with the same key gets the reply that was begun."""
     body = {"model": "default", "stream": True, "input": "left tokens=60 delay_ms=20"}
     data = json.dumps(body).encode()
-    sock = socket.create_connection(("127.0.0.1", house.service.port), 10)
+    sock = socket.create_connection(("127.0.0.1", house.service.port), 30)
     sock.sendall(f"POST /v1/responses HTTP/1.1\r\nHost: x\r\nIdempotency-Key: left\r\n"
                  f"Authorization: Bearer {house.keys['ann']}\r\n"
                  f"Content-Length: {len(data)}\r\n\r\n".encode() + data)
-    while b"left.3" not in (got := sock.recv(65536)):
+    heard = b""
+    while b"left.3" not in heard:
+        got = sock.recv(65536)
         assert got
+        heard += got
     sock.close()
     with house.http(1) as http:
         again = http.post("/v1/responses", content=data, headers={"idempotency-key": "left"})
@@ -679,11 +732,11 @@ def test_the_first_with_a_key_leaves(house):
 def test_the_gateway_is_killed_and_the_key_comes_again(house):
     body = {"model": "default", "input": "twice tokens=100 delay_ms=20"}
     data = json.dumps(body).encode()
-    sock = socket.create_connection(("127.0.0.1", house.service.port + 1), 10)
+    sock = socket.create_connection(("127.0.0.1", house.service.port + 1), 30)
     sock.sendall(f"POST /v1/responses HTTP/1.1\r\nHost: x\r\nIdempotency-Key: twice\r\n"
                  f"Authorization: Bearer {house.keys['ann']}\r\n"
                  f"Content-Length: {len(data)}\r\n\r\n".encode() + data)
-    wait_for(lambda: house.active() == 1, "its turn")
+    wait_for(lambda: house.active() == 1 or generations(house, "twice"), "its turn")
     kill_gateway(house, 1)
     with house.http(0) as http:
         again = http.post("/v1/responses", content=data, headers={"idempotency-key": "twice"})
@@ -735,6 +788,8 @@ def test_a_key_after_the_queue_was_full(start):
             assert full.headers["retry-after"]
         for filler in fillers:
             assert http.post(f"/v1/responses/{filler}/cancel").status_code == 200
+        with service.broker() as broker:
+            wait_for(lambda: broker.count("PROMPTS") == 0, "room in the queue")
         replies = [http.post("/v1/chat/completions", json=body, headers={"idempotency-key": "k"})
                    for _ in range(2)]
     assert replies[0].status_code == 200, replies[0].text

@@ -9,7 +9,8 @@ import time
 
 import httpx
 
-from harness import openai_client, wait_for
+from harness import openai_client, process_start, wait_for
+from test_deaths import gateway_pid
 
 LINE = json.dumps({"custom_id": "1", "method": "POST", "url": "/v1/completions",
                    "body": {"model": "default", "prompt": "hi"}}).encode()
@@ -33,9 +34,9 @@ def test_they_leave_while_the_broker_is_asked(start):
     batch = client.batches.create(input_file_id=kept.id, endpoint="/v1/completions",
                                   completion_window="1h")
     made = client.responses.create(model="default", input="made tokens=3")
-    running = client.responses.create(model="default", input="r tokens=9000 delay_ms=10",
+    running = client.responses.create(model="default", input="r tokens=100000 delay_ms=10",
                                       background=True)
-    wait_for(lambda: client.batches.retrieve(batch.id).status == "completed", "the batch")
+    wait_for(lambda: client.batches.retrieve(batch.id).status == "completed", "the batch", 60)
     chat = {"model": "default", "messages": [{"role": "user", "content": "hi"}]}
     keyed = "Content-Type: application/json\r\nIdempotency-Key: left\r\n"
     requests = [
@@ -59,7 +60,8 @@ def test_they_leave_while_the_broker_is_asked(start):
         ("POST", "/v1/responses", "", json.dumps(
             {"model": "default", "input": "next", "previous_response_id": made.id}).encode()),
     ]
-    gateway, broker = service.status()["gateways"][0]["pid"], service.status()["broker"]["pid"]
+    gateway, broker = gateway_pid(service, 0), service.status()["broker"]["pid"]
+    born = process_start(gateway)
     for left_before in (True, False):
         os.kill(broker, signal.SIGSTOP)
         try:
@@ -75,16 +77,16 @@ def test_they_leave_while_the_broker_is_asked(start):
             for raw in raws:
                 raw.close()
             # so that the gateway has noticed that all have left
-            assert httpx.get(f"{service.url}/health", trust_env=False).is_success
+            assert httpx.get(f"{service.url}/health", trust_env=False, timeout=60).is_success
         finally:
             os.kill(broker, signal.SIGCONT)
-        wait_for(lambda: httpx.get(f"{service.url}/v1/files", trust_env=False).is_success,
-                 "the broker again", 30)
+        wait_for(lambda: httpx.get(f"{service.url}/v1/files", trust_env=False,
+                                   timeout=60).is_success, "the broker again", 60)
     # No file is there in part: what came through is whole, the rest was taken back.
     assert client.files.content(kept.id).read() == LINE
     wait_for(lambda: stored(service) == {file.id.removeprefix("file-") for file in
-                                         client.files.list()}, "no file in part")
+                                         client.files.list()}, "no file in part", 60)
     assert client.batches.retrieve(batch.id).status == "completed"
     assert client.responses.retrieve(made.id).output_text == "made.0 made.1 made.2 "
     assert client.responses.cancel(running.id).status == "cancelled"
-    assert service.status()["gateways"][0]["pid"] == gateway, "the gateway lives"
+    assert process_start(gateway) == born, "the gateway died"
