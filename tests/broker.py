@@ -188,7 +188,7 @@ class Broker:
         sid = self.subscribe(inbox)
         ask = {"batch": 1000, "seq": 1, "next_by_subj": subject}
         self.publish(f"$JS.API.DIRECT.GET.{stream}", json.dumps(ask).encode(), inbox)
-        got = self.messages(lambda m: m and m[-1].headers.get("status", "")[:3] in ("204", "404"))
+        got = self.messages(lambda m: m and m[-1].headers.get("status", "")[:3] in ("204", "404"), 30)
         self.unsubscribe(sid)
         return got[:-1]
 
@@ -213,11 +213,11 @@ class Broker:
         """The tag of a gateway's process, as its claims and presence have it."""
         sid = self.subscribe("state.gateway.>")
         heard = self.messages(lambda got: any(m.json()["pid"] == pid for m in got
-                                              if m.subject.startswith("state.")))
+                                              if m.subject.startswith("state.")), 30)
         self.unsubscribe(sid)
         return next(m.json()["boot"] for m in heard if m.json()["pid"] == pid)
 
-    def record(self, prompt_id, timeout=30):
+    def record(self, prompt_id, timeout=60):
         """How a prompt ended."""
         deadline = time.monotonic() + timeout
         while True:

@@ -23,6 +23,10 @@ MODEL = pathlib.Path(os.environ.get(
     "WYVERN_TEST_MODEL", ROOT / "build" / "models" / "SmolLM2-135M-Instruct-Q8_0.gguf"))
 
 
+# A machine that stands still for seconds is no fault: httpx's own 5 s would say that it is.
+httpx._config.DEFAULT_TIMEOUT_CONFIG.__init__(60)
+
+
 def keeps_freed_memory():
     """Is this wyvern built with ASan?  Its size then says little."""
     return b"__asan_init" in WYVERN.read_bytes()
@@ -184,11 +188,12 @@ class Service:
         except httpx.TransportError:
             return False
 
-    def wait_ready(self, timeout=30):
+    def wait_ready(self, timeout=60):
         try:
             wait_for(self.ready, "/ready", timeout)
             for i in range(1, self.gateways):
-                wait_for(lambda i=i: self.ready(self.gateway_url(i)), f"/ready of gateway {i}")
+                wait_for(lambda i=i: self.ready(self.gateway_url(i)), f"/ready of gateway {i}",
+                         timeout)
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.logs()}") from None
         self.family = descendants(self.process.pid)
@@ -288,8 +293,16 @@ class Service:
     def workers(self):
         return [w for node in self.status()["nodes"] for w in node["workers"]]
 
+    def known_nodes(self):
+        """All nodes with where their metrics are: a service that is ready may yet hear of some."""
+        def known():
+            nodes = self.status()["nodes"]
+            return nodes if len(nodes) >= self.nodes and all(n["metrics_url"] for n in nodes) else None
+
+        return wait_for(known, "all nodes in the status")
+
     def metrics_urls(self):
-        return [node["metrics_url"] for node in self.status()["nodes"]]
+        return [node["metrics_url"] for node in self.known_nodes()]
 
     def service_ini(self):
         parser = configparser.ConfigParser(interpolation=None)

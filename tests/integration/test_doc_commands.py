@@ -105,7 +105,7 @@ def ticked(cell):
 
 
 def post(service, path, body):
-    return httpx.post(service.url + path, json=body, trust_env=False, timeout=30)
+    return httpx.post(service.url + path, json=body, trust_env=False, timeout=60)
 
 
 def test_paths_are_there_or_not_as_it_says(fake):
@@ -202,7 +202,7 @@ def test_readme_asks(real, tmp_path, line):
         ["bash", "-c", line],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=170,
         cwd=tmp_path,
         env=env,
         input="Hello\n" if "wyvern chat" in line else "",
@@ -239,7 +239,7 @@ def test_readme_without_a_service(model, tmp_path, line):
         ["bash", "-c", line],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=170,
         cwd=tmp_path,
         env={**os.environ, "WYVERN_MAX_TOKENS": "5"},
         stdin=subprocess.DEVNULL,
@@ -262,7 +262,7 @@ def test_readme_in_python(real, index):
         [sys.executable, "-c", text],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=170,
         env={**os.environ, "no_proxy": "127.0.0.1", "NO_PROXY": "127.0.0.1"},
     )
     assert done.returncode == 0, done.stderr

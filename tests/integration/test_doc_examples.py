@@ -49,7 +49,7 @@ def test_example(real, tmp_path, heading, language, text):
     command = (["bash", "-euc", text] if language == "sh" else [sys.executable, "-c", text])
     env = {**os.environ, "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1",
            "PATH": f"{WYVERN.parent}:{os.environ['PATH']}"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path,
+    done = subprocess.run(command, capture_output=True, text=True, timeout=170, cwd=tmp_path,
                           env=env, stdin=subprocess.DEVNULL)
     assert done.returncode == 0, done.stderr + done.stdout
     assert done.stdout.strip(), "it says nothing"

@@ -1,6 +1,7 @@
 """Figures of workers and requests, what Prometheus may scrape, and a request's trace through all
 processes."""
 
+import contextlib
 import json
 import os
 import re
@@ -14,7 +15,8 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from harness import ROOT, WYVERN, Stream, free_ports, many, process_start, run, wait_for
+from harness import (ROOT, WYVERN, Stream, descendants, fake_text, free_ports, many, openai_client,
+                     process_start, run, wait_for)
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 SPAN = "00f067aa0ba902b7"
@@ -37,6 +39,11 @@ def total(found, name):
     return sum(values) if values else None
 
 
+def workers_told(found):
+    """Of how many workers there are figures."""
+    return sum(key[0] == "wyvern_worker_busy_seconds_total" for key in found)
+
+
 class Metrics:
     """One service's, by name: of the one gateway, or summed over the node's workers."""
 
@@ -55,7 +62,7 @@ class Metrics:
 @pytest.fixture(scope="module")
 def metrics(fake):
     found = Metrics(fake)
-    wait_for(lambda: found.worker("busy_seconds_total") is not None, "the workers' figures")
+    wait_for(lambda: workers_told(samples(found.node)) == 2, "the workers' figures")
     return found
 
 
@@ -66,11 +73,11 @@ def test_a_workers_time(fake, metrics):
     before = samples(metrics.node)
     begun = time.monotonic()
     assert all(r.status_code == 200 for r in many(fake, ["t tokens=10 delay_ms=50"] * 4))
-    elapsed = time.monotonic() - begun
     wait_for(lambda: metrics.worker("prompts_total") == total(before, "prompts_total") + 4,
              "four prompts")
     wait_for(lambda: metrics.worker("active") == 0, "idle workers")
     after = samples(metrics.node)
+    elapsed = time.monotonic() - begun
     grown = {name: total(after, name) - total(before, name) for name in WORK}
     # At least two ran at once, on at most two workers; nothing is counted beyond the elapsed time.
     assert 0.5 <= grown["busy_seconds_total"] <= 2 * elapsed + 0.5
@@ -87,20 +94,26 @@ def test_a_workers_time(fake, metrics):
 
 def test_while_it_runs(fake, metrics):
     """The cache fills while a reply grows and is empty behind it; no counter goes back."""
-    assert metrics.worker("kv_cache_usage_ratio") == 0
-    stream = Stream(fake, "k tokens=60 delay_ms=20")
-    seen, full = [], []
-    while not stream.future.done():
-        now = samples(metrics.node)
-        seen.append([total(now, name) for name in WORK])
-        full.append(total(now, "kv_cache_usage_ratio"))
-        assert total(now, "waiting") <= total(now, "active") <= 1
-    stream.join()
-    assert stream.done and len(seen) > 2
+    wait_for(lambda: metrics.worker("kv_cache_usage_ratio") == 0, "an empty cache")
+    seen, full = [], [0]
+
+    def a_reply_is_seen():
+        """One is over soon: not each is looked at in its middle."""
+        stream = Stream(fake, "k tokens=60 delay_ms=20")
+        while not stream.future.done():
+            now = samples(metrics.node)
+            if workers_told(now) == 2:
+                seen.append([total(now, name) for name in WORK])
+                full.append(total(now, "kv_cache_usage_ratio"))
+                assert total(now, "waiting") <= total(now, "active") <= 1
+        assert stream.join().done
+        wait_for(lambda: metrics.worker("active") == 0, "idle workers")
+        return len(seen) > 2 and max(full) > 0 and seen[-1][0] > seen[0][0]
+
+    wait_for(a_reply_is_seen, "a reply while it grows", 60)
     for earlier, later in zip(seen, seen[1:], strict=False):
         assert all(a <= b for a, b in zip(earlier, later, strict=True))
-    assert seen[-1][0] > seen[0][0]
-    assert 0 < max(full) <= (60 + 3) / 4096 / 4
+    assert max(full) <= (60 + 3) / 4096 / 4
     wait_for(lambda: metrics.worker("kv_cache_usage_ratio") == 0, "an empty cache")
 
 
@@ -126,19 +139,34 @@ def test_restarts_and_redeliveries(start):
     metrics = Metrics(service)
     wait_for(lambda: metrics.worker("restarts_total") == 0, "the supervisor's figures")
     assert metrics.at_gateway("redeliveries_total") == 0
-    stream = Stream(service, "r tokens=40 delay_ms=50").wait_text()
+    client = openai_client(service)
+    reply = client.responses.create(model="default", input="r tokens=100000 delay_ms=50",
+                                    background=True)
     busy = wait_for(lambda: [w for w in service.workers() if w["active"]], "a busy worker")[0]
     os.kill(busy["pid"], signal.SIGKILL)
     wait_for(lambda: samples(metrics.node).get(("wyvern_worker_restarts_total", busy["id"])) == 1,
              "one restart")
     assert metrics.worker("restarts_total") == 1
-    stream.join()
-    assert stream.done and stream.details["attempt"] == 2
-    assert metrics.at_gateway("redeliveries_total") == 1
+    with service.broker() as broker:
+        wait_for(lambda: broker.last("TOKENS", f"tok.*.{reply.id[5:]}.c").json()["attempt"] == 2,
+                 "the other at work")
+    ended = client.responses.cancel(reply.id)
+    assert ended.wyvern["attempt"] == 2
+    assert ended.output_text == fake_text("r", ended.output_text.count(" "))
+    wait_for(lambda: metrics.at_gateway("redeliveries_total") == 1, "one redelivery")
     assert metrics.at_gateway("dead_letters_total") == 0
     # It is back, counting from its own start; the other goes on.
-    wait_for(lambda: sum(k[0] == "wyvern_worker_busy_seconds_total"
-                         for k in samples(metrics.node)) == 2, "both workers")
+    wait_for(lambda: workers_told(samples(metrics.node)) == 2, "both workers")
+
+
+def below(service, words):
+    """Those of its processes that have this in their command line."""
+    found = []
+    for pid in descendants(service.process.pid):
+        with contextlib.suppress(OSError):
+            if words.encode() in open(f"/proc/{pid}/cmdline", "rb").read():
+                found.append(pid)
+    return found
 
 
 def test_telemetry_is_started_again(start):
@@ -157,8 +185,8 @@ def test_telemetry_is_started_again(start):
     worker, = service.workers()
     tick = os.sysconf("SC_CLK_TCK")
     wait_for(lambda: time.clock_gettime(time.CLOCK_BOOTTIME) - process_start(worker["pid"]) / tick > 6,
-             "a worker that is older than what starts now", 10)
-    pid, = [p for p in service.family if b"telemetry-" in open(f"/proc/{p}/cmdline", "rb").read()]
+             "a worker that is older than what starts now")
+    pid, = below(service, "telemetry-")
     os.kill(pid, signal.SIGKILL)
     wait_for(lambda: counted() == 0, "the telemetry worker back")
     wait_for(lambda: ("wyvern_worker_prompts_total", worker["id"]) in samples(url), "the worker heard")
@@ -199,7 +227,9 @@ def test_requests(fake, metrics):
         return at
 
     before = look()
+    begun = time.monotonic()
     stream = Stream(fake, "s tokens=5 delay_ms=100").join()  # ends by itself
+    elapsed = time.monotonic() - begun
     fake.text("w tokens=50 delay_ms=20", max_tokens=3)       # is cut, and not streamed
     after = look()
     count = {n: after[n][0] - before[n][0] for n in after}
@@ -210,9 +240,13 @@ def test_requests(fake, metrics):
                      "request_prefill_time_seconds": 2, "request_decode_time_seconds": 2,
                      "stop": 1, "length": 1}
     assert seconds["time_to_first_token_seconds"] >= 0.1
-    assert 0.35 <= seconds["inter_token_latency_seconds"] <= seconds["stop"]
-    assert 0.4 <= seconds["request_decode_time_seconds"] <= seconds["stop"] + seconds["length"]
-    assert 0.11 <= seconds["request_prefill_time_seconds"]
+    # Pieces may come together, late, but the last of them not before its time.
+    gaps = seconds["inter_token_latency_seconds"]
+    assert 0.5 <= seconds["time_to_first_token_seconds"] + gaps <= elapsed + 0.05
+    assert (gaps > 0) == (pieces > 1)
+    prefill, decode = (seconds[f"request_{n}_time_seconds"] for n in ("prefill", "decode"))
+    assert 0.11 <= prefill
+    assert 0.55 <= prefill + decode <= seconds["stop"] + seconds["length"]
     assert seconds["stop"] >= 0.5
 
 
@@ -252,8 +286,13 @@ def test_broker_is_away(start):
     finally:
         os.kill(service.process.pid, signal.SIGCONT)
     wait_for(lambda: shown() == (1, heard), "the broker back")
-    said = run("status", "--url", service.url, check=0).stdout
-    assert "is away" not in said and "queue: 0 waiting" in said
+
+    def told():
+        said = run("status", "--url", service.url, check=0).stdout
+        return "is away" not in said and "queue: 0 waiting" in said
+
+    wait_for(told, "a status with a queue")
+    wait_for(service.ready, "workers")
     assert service.ask("hello")["choices"]
 
 
@@ -284,14 +323,23 @@ def discovered(service):
     return reply.json()
 
 
+def targets(service, count):
+    """The list, when it has as many."""
+    def complete():
+        found = discovered(service)
+        return found if len(found) == count else None
+
+    return wait_for(complete, f"{count} targets")
+
+
 def test_discovery_never_forgets_for_a_moment(start):
     """A gateway that was started again names all or says that it doesn't know yet: of a part of the
     list Prometheus would take that the others are gone."""
     service = start(nodes=2, workers=2)
-    everybody = wait_for(lambda: len(discovered(service)) == 3 and discovered(service), "three targets")
-    pid, = [p for p in service.family if b"\0gateway\0" in open(f"/proc/{p}/cmdline", "rb").read()]
+    everybody = targets(service, 3)
+    pid, = below(service, "\0gateway\0")
     os.kill(pid, signal.SIGKILL)
-    lists, deadline = [], time.monotonic() + 20
+    lists, deadline = [], time.monotonic() + 30
     while not lists and time.monotonic() < deadline:
         try:
             reply = httpx.get(service.url + "/sd", trust_env=False)
@@ -321,18 +369,18 @@ def test_discovery_without_a_broker(tmp_path):
         assert httpx.get(f"http://127.0.0.1:{port}/sd", trust_env=False).status_code == 503
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(60)
 
 
 def test_discovery(start):
     service = start(nodes=2, workers=2, gateways=2)
     wanted = [({"node": n["name"], "role": "telemetry"},
                n["metrics_url"].removeprefix("http://").removesuffix("/metrics"))
-              for n in service.status()["nodes"]]
+              for n in service.known_nodes()]
     hub = socket.gethostname()
     wanted += [({"node": hub, "role": "gateway"}, f"127.0.0.1:{service.port + i}")
                for i in range(2)]
-    found = wait_for(lambda: len(discovered(service)) == 4 and discovered(service), "four targets")
+    found = targets(service, 4)
     for group in found:
         assert set(group) == {"targets", "labels"} and len(group["targets"]) == 1
     key = json.dumps
@@ -346,20 +394,23 @@ def test_discovery(start):
     pid = next(n["pid"] for n in service.status()["nodes"] if n["name"] == gone)
     os.kill(pid, signal.SIGSTOP)
     try:
-        for child in service.family:
-            if f"telemetry-{gone}" in open(f"/proc/{child}/cmdline").read():
-                os.kill(child, signal.SIGTERM)
-        wait_for(lambda: len(discovered(service)) == 3, "three targets")
+        for child in below(service, f"telemetry-{gone}"):
+            os.kill(child, signal.SIGTERM)
+        targets(service, 3)
     finally:
         os.kill(pid, signal.SIGCONT)
-    wait_for(lambda: len(discovered(service)) == 4, "four again")
+    targets(service, 4)
 
 
 def test_ten_thousand_nodes(start):
     """So many that say they are there: all are listed, and the service serves on."""
     service = start(workers=1)
     count = 10000
-    with service.broker() as broker:
+
+    def tell():
+        # A liar: what is no address is nobody's target.
+        broker.publish("state.telemetry.x.liar", json.dumps({
+            "v": 1, "role": "telemetry", "node": "x", "name": "liar", "url": "nonsense"}).encode())
         for i in range(count):
             name = f"far{i}"
             for role, own, url in (("telemetry", f"telemetry-{name}",
@@ -368,12 +419,18 @@ def test_ten_thousand_nodes(start):
                     "v": 1, "role": role, "node": name, "name": own, "boot": "0" * 16,
                     "url": url}).encode())
         broker.flush()
-        # A liar: what is no address is nobody's target.
-        broker.publish("state.telemetry.x.liar", json.dumps({
-            "v": 1, "role": "telemetry", "node": "x", "name": "liar", "url": "nonsense"}).encode())
-        broker.flush()
-        found = wait_for(lambda: len(discovered(service)) >= count and discovered(service),
-                         "10,000 targets")
+
+    def all_listed():
+        """Who says nothing for 5 s is gone: they say it again."""
+        tell()
+        for _ in range(20):
+            found = discovered(service)
+            if len(found) >= count:
+                return found
+        return None
+
+    with service.broker() as broker:
+        found = wait_for(all_listed, "10,000 targets", 60)
         targets = {t for group in found for t in group["targets"]}
         assert {f"far{i}:8000" for i in range(count)} < targets
         assert len(found) == len(targets) and "nonsense" not in targets
@@ -405,11 +462,11 @@ scrape_configs:
             targets = reply.json()["data"]["activeTargets"] if reply.status_code == 200 else []
             roles = {t["labels"].get("role") for t in targets if t["health"] == "up"}
             return roles == {"telemetry", "gateway"} and targets
-        targets = wait_for(up, "both targets up", 30)
+        targets = wait_for(up, "both targets up", 60)
         assert {t["scrapeUrl"] for t in targets} == {fake.url + "/metrics", *fake.metrics_urls()}
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(60)
 
 
 # ---- traces ----
@@ -423,6 +480,11 @@ def log_lines(service, trace):
         if lines:
             found[path.stem] = lines
     return found
+
+
+def logged(lines):
+    """What was logged in them."""
+    return {re.search(r"(\w+\.\w+) prompt=", line).group(1) for own in lines.values() for line in own}
 
 
 def ask(service, headers, stream=False, content="t tokens=2", **fields):
@@ -447,14 +509,13 @@ def test_a_trace_goes_through_all_processes(fake):
             body = reply.json()
         assert body["wyvern"]["trace_id"] == trace
         worker, responder = body["wyvern"]["inference_worker"], body["wyvern"]["response_worker"]
-        lines = wait_for(lambda t=trace, w=worker, r=responder: (
-            found if {"gateway-0", w, r} <= set(found := log_lines(fake, t)) else None),
-            "the trace in three logs")
+        steps = {"prompt.accepted", "job.done", "reply.recorded", "reply.delivered"}
+        lines = wait_for(lambda t=trace, s=steps: (
+            found if s <= logged(found := log_lines(fake, t)) else None), "the trace in the logs")
+        assert {"gateway-0", worker, responder} <= set(lines)
         prompt = body["wyvern"]["prompt_id"]
         assert all(prompt in line for own in lines.values() for line in own)
-        assert {re.search(r"(\w+\.\w+) prompt=", line).group(1)
-                for own in lines.values() for line in own} == {
-                    "prompt.accepted", "job.done", "reply.recorded", "reply.delivered"}
+        assert logged(lines) == steps
 
 
 def test_a_trace_is_made_where_there_is_none(fake):
@@ -518,8 +579,7 @@ def test_a_reader_that_leaves(fake):
                       json={"model": "default", "stream": True, "messages": [
                           {"role": "user", "content": "l tokens=1000 delay_ms=50"}]}) as reply:
         next(reply.iter_lines())
-    wait_for(lambda: {re.search(r"(\w+\.\w+) prompt=", line).group(1)
-                      for own in log_lines(fake, trace).values() for line in own} >=
+    wait_for(lambda: logged(log_lines(fake, trace)) >=
              {"reader.left", "job.cancelled", "reply.recorded"}, "the leaving in the logs")
 
 
@@ -538,7 +598,7 @@ def test_a_prompt_of_an_older_gateway(fake):
                 **extra}).encode())
             broker.flush()
             heard = broker.messages(lambda found: any(
-                m.subject == f"live.{gateway}.{prompt}" for m in found))
+                m.subject == f"live.{gateway}.{prompt}" for m in found), 30)
             record = next(m for m in heard if m.subject == f"live.{gateway}.{prompt}").json()
             assert record["status"] == "completed" and record["text"] == "o.0 o.1 "
             assert record["trace_id"] == ""

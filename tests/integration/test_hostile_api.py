@@ -479,7 +479,7 @@ def test_no_address_is_ever_visited(house, http):
 
 # ---- queries and paths ----
 
-def raw(house, data, timeout=10):
+def raw(house, data, timeout=60):
     """(status, body) of what a raw socket gets."""
     with socket.create_connection(("127.0.0.1", house.service.port), timeout) as sock:
         sock.sendall(data)

@@ -121,17 +121,21 @@ def test_zsh_completion(tmp_path):
     seen = Pty("zsh", "-f", "-i", columns=100,
                env={"PS1": "%% ", "HOME": str(tmp_path), "PATH": f"{WYVERN.parent}:{os.environ['PATH']}"})
     try:
-        seen.line(f"cd {tmp_path}; fpath=({tmp_path} $fpath); autoload -U compinit; compinit -u -D; "
-                  "print -r rea''dy")
-        seen.wait("ready")
+        seen.line(f"cd {tmp_path}; fpath=({tmp_path} $fpath); autoload -U compinit; compinit -u -D")
+        count = 0
+
+        def emptied():
+            """Without what was typed; where its last words end.  No Ctrl-C: a completion that is not
+            over yet would take it for itself."""
+            nonlocal count
+            count += 1
+            seen.line(f"\x15print -r emp''tied {count}")
+            return seen.wait(f"emptied {count}\n")
 
         def completes(typed, wanted):
-            at = len(seen.text())
+            at = emptied()
             seen.keys(typed + "\t")
             seen.wait(wanted, after=at)
-            at = len(seen.text())
-            seen.keys("\x03")
-            seen.wait(re.compile(r"% $"), after=at)
 
         completes("wyvern stat", "wyvern status ")
         completes("wyvern ask --temper", "--temperature=")

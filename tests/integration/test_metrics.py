@@ -41,7 +41,8 @@ def test_the_seven(fake):
     found = families(url)
     load, = found["system_load_average"].samples
     assert load.labels == {} and found["system_load_average"].type == "gauge"
-    assert abs(load.value - os.getloadavg()[0]) < 5
+    wait_for(lambda: abs(families(url)["system_load_average"].samples[0].value
+                         - os.getloadavg()[0]) < 1, "the load as it is")
     assert found["request_latency_seconds"].type == "histogram"
     for name in GPU:
         for sample in found.get(name, type("none", (), {"samples": []})).samples:
@@ -67,7 +68,7 @@ def test_gpus(start, tmp_path):
     script.write_text(GPUS)
     service = start(env={"LD_LIBRARY_PATH": str(standin), "STANDIN_NVML": str(script)})
     url, = service.metrics_urls()
-    wait_for(lambda: len(families(url)["gpu_utilization"].samples) == 2, "two GPUs", 5)
+    wait_for(lambda: len(families(url)["gpu_utilization"].samples) == 2, "two GPUs")
     found = families(url)
     seen = {name: {s.labels["uuid"]: s.value for s in found[name].samples} for name in GPU}
     assert seen == {
@@ -79,7 +80,7 @@ def test_gpus(start, tmp_path):
     labels = found["gpu_utilization"].samples[0].labels
     assert set(labels) == {"hostname", "gpu_index", "uuid"} and labels["gpu_index"] in "01"
     script.write_text(GPUS.replace("count 2", "count 1"))
-    wait_for(lambda: len(families(url)["gpu_utilization"].samples) == 1, "one GPU", 5)
+    wait_for(lambda: len(families(url)["gpu_utilization"].samples) == 1, "one GPU")
 
 
 def latency(url):
@@ -94,9 +95,9 @@ def test_latency_is_that_of_requests(fake):
     url, = fake.metrics_urls()
     count, total, _ = latency(url)
     fake.text("slow tokens=5 delay_ms=100")
-    wait_for(lambda: latency(url)[0] == count + 1, "the request in the histogram", 5)
+    wait_for(lambda: latency(url)[0] == count + 1, "the request in the histogram")
     _, later, bounds = latency(url)
-    assert 0.4 <= later - total <= 10
+    assert 0.4 <= later - total <= 30
     assert [float(b) for b in bounds] == [*DEFAULT_BUCKETS, float("inf")]
 
 
@@ -152,8 +153,8 @@ def test_two_nodes_have_their_own(start):
     one, two = service.metrics_urls()
     assert one != two
     body = service.ask("where tokens=2")
-    nodes = {n["name"]: n["metrics_url"] for n in service.status()["nodes"]}
+    nodes = {n["name"]: n["metrics_url"] for n in service.known_nodes()}
     served = nodes[body["wyvern"]["node"]]
     other = two if served == one else one
-    wait_for(lambda: latency(served)[0] == 1, "the request on its node", 5)
+    wait_for(lambda: latency(served)[0] == 1, "the request on its node")
     assert latency(other)[0] == 0

@@ -235,10 +235,10 @@ def test_background_waits_runs_and_ends(house):
         assert (reply.status, reply.background, reply.output) == ("queued", True, [])
         assert house.ann[1].responses.retrieve(reply.id).status == "queued"
         assert fillers[0].status == "queued"
-        assert house.ann[1].responses.retrieve(fillers[0].id).status == "in_progress"
+        wait_for(lambda: house.ann[1].responses.retrieve(fillers[0].id).status == "in_progress",
+                 "the first at work")
         assert house.ann[1].responses.cancel(fillers[0].id).status == "cancelled"
-        wait_for(lambda: house.ann[1].responses.retrieve(reply.id).status == "in_progress",
-                 "its turn")
+        wait_for(lambda: house.ann[1].responses.retrieve(reply.id).status != "queued", "its turn")
         ended = finished(house.ann[1], reply.id)
         assert (ended.status, ended.output_text) == ("completed", fake_text("patient", 30))
         assert ended.created_at == reply.created_at
@@ -387,7 +387,7 @@ def test_cancelled_and_deleted_at_any_moment(house):
 
     ends = asyncio.run(all_of_them())
     assert len(set(ends)) > 1, "the moments were too much alike"
-    wait_for(lambda: house.active() == 0, "free slots", 5)
+    wait_for(lambda: house.active() == 0, "free slots")
 
 
 def test_resume_by_the_client(house):
@@ -436,7 +436,8 @@ def test_cancel_while_it_waits(house):
         assert (gone.status, gone.output) == ("cancelled", [])
         assert house.ann[0].responses.retrieve(reply.id).status == "cancelled"
         with house.service.broker() as broker:
-            assert broker.subjects("PROMPTS", f"prompt.*.*.{reply.id[5:]}") == {}
+            wait_for(lambda: broker.subjects("PROMPTS", f"prompt.*.*.{reply.id[5:]}") == {},
+                     "its leaving the queue")
     finally:
         for filler in fillers:
             house.ann[1].responses.delete(filler.id)
@@ -458,7 +459,7 @@ def test_cancel_in_mid_reply(house, gateway):
     text = "".join(e.delta for e in events if e.type == "response.output_text.delta")
     assert text == gone.output_text == fake_text("halt", text.count(" "))
     assert gone.output[0].status == "incomplete"
-    wait_for(lambda: house.active() == 0, "the free slot", 5)
+    wait_for(lambda: house.active() == 0, "the free slot")
     # twice, and everything as it was
     assert house.ann[1 - gateway].responses.cancel(response_id).model_dump() == gone.model_dump()
     raw = house.events(response_id, gateway=1 - gateway)
@@ -526,7 +527,7 @@ def test_delete(house):
     assert b"secret.1" in stored(house, reply.id[5:])
     assert house.ann[1].responses.delete(reply.id) is None
     gone_everywhere(house, reply.id)
-    assert b"secret" not in stored(house, reply.id[5:])
+    wait_for(lambda: b"secret" not in stored(house, reply.id[5:]), "its text to be gone")
 
 
 def test_delete_answers_as_openai_does(house):
@@ -547,9 +548,9 @@ def test_delete_in_mid_reply(house, gateway):
     gone_everywhere(house, response_id)
     events += stream  # it ends, in order
     assert [e.sequence_number for e in events] == list(range(len(events)))
-    assert len(events) < 1000
-    wait_for(lambda: house.active() == 0, "the free slot", 5)
-    wait_for(lambda: b"mum" not in stored(house, response_id[5:]), "its text to be gone", 5)
+    assert len(events) < 10000
+    wait_for(lambda: house.active() == 0, "the free slot")
+    wait_for(lambda: b"mum" not in stored(house, response_id[5:]), "its text to be gone")
 
 
 def test_delete_while_it_waits(house):
@@ -560,7 +561,7 @@ def test_delete_while_it_waits(house):
         reply = create(house.ann[0], "unsaid tokens=5", background=True)
         house.ann[1].responses.delete(reply.id)
         gone_everywhere(house, reply.id)
-        assert b"unsaid" not in stored(house, reply.id[5:])
+        wait_for(lambda: b"unsaid" not in stored(house, reply.id[5:]), "its text to be gone")
     finally:
         for filler in fillers:
             house.ann[1].responses.delete(filler.id)
@@ -631,7 +632,7 @@ def test_store_false_is_not_there(house):
     assert reply.output_text == fake_text("brief", 3)
     assert reply.store is False
     gone_everywhere(house, reply.id)
-    wait_for(lambda: b"brief" not in stored(house, reply.id[5:]), "its text to be gone", 5)
+    wait_for(lambda: b"brief" not in stored(house, reply.id[5:]), "its text to be gone")
     # it may follow one that is stored
     first = create(house.ann[0], "one tokens=3")
     second = create(house.ann[0], "two tokens=3", store=False, previous_response_id=first.id)

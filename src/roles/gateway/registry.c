@@ -18,7 +18,7 @@ struct process {
     UT_hash_handle hh;
 };
 
-#define SETTLED_MS (2 * PRESENCE_INTERVAL_MS) /* by then everybody has said that he is there */
+#define SETTLED_MS PRESENCE_GONE_MS /* by then everybody has said that he is there, or is gone */
 
 struct registry {
     struct bus_subscription *subscription;
