@@ -87,9 +87,10 @@ class Line:
             while data := a.recv(65536):
                 if self.mark and a is pair["ends"][1]:
                     words, act = self.mark
-                    end = (before + data).find(words) + len(words) - len(before)
-                    if end - len(words) + len(before) >= 0:
+                    at = (before + data).find(words)
+                    if at >= 0:
                         self.mark = None
+                        end = at + len(words) - len(before)
                         b.sendall(data[:end])
                         data = data[end:]
                         act()
