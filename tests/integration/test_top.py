@@ -392,7 +392,9 @@ def test_gpus(start, tmp_path):
     assert by_device["gpu:GPU-aaaa"]["gpu_utilization_ratio"] == pytest.approx(0.71)
     assert by_device["cpu:0"]["gpu_utilization_ratio"] is None
     for worker in report["workers"]:
-        assert worker["slots"] == 4 and 0 < worker["utilization_ratio"] <= 1.01
+        assert worker["slots"] == 4 and worker["utilization_ratio"] == pytest.approx(
+            worker["slot_seconds"] / (4 * max(each["last_end"] for each in report["workers"])))
+        assert 0 < worker["utilization_ratio"] <= 1.01
     text = run(*load, "--quiet", check=0).stdout
     drawn = text.partition("Utilisation over time")[2]
     assert len(re.findall(r"^infer-\S+ +│.*│ +\d+%$", drawn, re.M)) == 2
