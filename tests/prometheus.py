@@ -24,7 +24,7 @@ class Prometheus:
         self.url = url
 
     def get(self, path, **params):
-        reply = httpx.get(f"{self.url}/api/v1/{path}", params=params, trust_env=False, timeout=10)
+        reply = httpx.get(f"{self.url}/api/v1/{path}", params=params, trust_env=False, timeout=30)
         body = reply.json()
         assert body["status"] == "success", body
         return body["data"]

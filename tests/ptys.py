@@ -53,7 +53,7 @@ class Pty:
         """The same without escape sequences."""
         return ESCAPE.sub("", self.read()).replace("\r", "")
 
-    def wait(self, what, timeout=20, after=0):
+    def wait(self, what, timeout=30, after=0):
         """Until it wrote this (a text, or a pattern); where that ends in text()."""
         pattern = what if isinstance(what, re.Pattern) else re.compile(re.escape(what))
 
@@ -69,7 +69,7 @@ class Pty:
         except AssertionError as error:
             raise AssertionError(f"{error}; there is\n{self.text()[-3000:]}") from None
 
-    def ended(self, timeout=10):
+    def ended(self, timeout=30):
         """Its status; it is read meanwhile, and the terminal must be as it was."""
         def gone():
             self.read()
@@ -87,6 +87,7 @@ class Pty:
         os.close(self.slave)
 
 
+READY = re.compile(r"\n> $")  # the prompt, and nothing typed behind it
 COMPOSED = re.compile(r"(?:^|\n)(?:> |… )[^\n]*$")  # the last line is one that can be typed into
 
 
@@ -98,12 +99,18 @@ class Chat(Pty):
         super().__init__(WYVERN, "chat", "--url", url, "--state-dir", folder, *options, **kinds)
         self.at = self.wait("> ")
 
-    def answer(self, question, timeout=20):
+    def answer(self, question, timeout=30):
         """What came between the question and the next prompt."""
         self.wait(COMPOSED, timeout)  # else the prompt that is yet to come would be taken for the next
         begin = len(self.text())
         self.line(question)
         wanted = "".join(question[:16].split())  # a longer one is drawn anew where the line ends
         wait_for(lambda: wanted in "".join(self.text()[begin:].split()), f"the echo of {question!r}")
-        end = self.wait(re.compile(r"\n> $"), timeout, begin)
+        end = self.wait(READY, timeout, begin)
         return self.text()[begin:end]
+
+    def enter(self, word, timeout=30):
+        """Sends what is typed already; until a word of the reply came, and the next prompt."""
+        begin = len(self.text())
+        self.line("")
+        self.wait(READY, timeout, self.wait(word, timeout, begin))

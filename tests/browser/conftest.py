@@ -37,7 +37,7 @@ class Watched:
     def open(self, service, path="/", **options):
         options.setdefault("viewport", DESKTOP)
         context = self.chromium.new_context(**options)
-        context.set_default_timeout(15000)
+        context.set_default_timeout(30000)
         context.add_init_script(WATCH)
         self.contexts.append(context)
         return self.page(context, service, path)

@@ -10,7 +10,7 @@ DESKTOP = {"width": 1280, "height": 800}
 PHONE = {"width": 390, "height": 844}
 
 
-def until(page, expression, timeout=20):
+def until(page, expression, timeout=30):
     """Waits for an expression in the page.  (Playwright's own way needs eval, which the page's
     policy forbids.)"""
     return wait_for(lambda: page.evaluate(expression), expression, timeout)
@@ -29,7 +29,7 @@ class Chat:
         self.composer.fill(text)
         self.composer.press("Enter")
 
-    def ended(self, nth=-1, timeout=30000):
+    def ended(self, nth=-1, timeout=60000):
         """Waits for a reply's end."""
         reply = self.replies.nth(nth)
         reply.get_by_role("button", name="Regenerate reply").wait_for(timeout=timeout)
@@ -46,19 +46,26 @@ class Chat:
 
 class Line:
     """A TCP relay to a gateway: it can be cut (connections end, new ones are refused), healed, and
-    frozen (what is open passes nothing on, and nobody is told)."""
+    frozen (what is open passes nothing on, and nobody is told).  It does that by itself behind some
+    words of the gateway's, so that a reply is cut in its middle however slow the test is."""
 
     def __init__(self, port):
         self.target = port
         self.pairs = []
         self.listener = None
-        self.port = 0
+        self.mark = None  # (words, what is done behind them)
+        self.goes_on = threading.Event()
+        self.goes_on.set()
+        # While the line is cut its port is nobody else's: bound, and not listened at.
+        self.place = socket.socket()
+        self.place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.place.bind(("127.0.0.1", 0))
+        self.port = self.place.getsockname()[1]
         self.heal()
         self.url = f"http://127.0.0.1:{self.port}"
 
     def heal(self):
         listener = socket.create_server(("127.0.0.1", self.port))
-        self.port = listener.getsockname()[1]
         self.listener = listener
         threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
 
@@ -74,14 +81,36 @@ class Line:
             for a, b in ((near, far), (far, near)):
                 threading.Thread(target=self._pass, args=(pair, a, b), daemon=True).start()
 
-    @staticmethod
-    def _pass(pair, a, b):
+    def _pass(self, pair, a, b):
+        before = b""
         with contextlib.suppress(OSError):
             while data := a.recv(65536):
+                if self.mark and a is pair["ends"][1]:
+                    words, act = self.mark
+                    at = (before + data).find(words)
+                    if at >= 0:
+                        self.mark = None
+                        end = at + len(words) - len(before)
+                        b.sendall(data[:end])
+                        data = data[end:]
+                        act()
+                        self.goes_on.wait()
+                    before = (before + data)[-len(words):]
                 if not pair["frozen"]:
                     b.sendall(data)
         if not pair["frozen"]:
             Line._end(pair)
+
+    def behind(self, words, act):
+        """What the gateway says goes on up to some words; then this is done, once."""
+        self.mark = (words.encode(), act)
+
+    def hold(self):
+        """What comes next is kept back, until go_on()."""
+        self.goes_on.clear()
+
+    def go_on(self):
+        self.goes_on.set()
 
     @staticmethod
     def _end(pair):
@@ -103,4 +132,6 @@ class Line:
         self.pairs = []
 
     def close(self):
+        self.go_on()
         self.cut()
+        self.place.close()

@@ -39,7 +39,7 @@ def test_chat_with_replies_and_an_error(view):
 
 def test_chat_busy(view):
     chat = Chat(view)
-    chat.send("busy tokens=400 delay_ms=50")
+    chat.send("busy tokens=4000 delay_ms=50")
     until(view, "document.querySelector('.message.assistant .md')?.innerText.length > 20")
     check(view)
     view.keyboard.press("Escape")
@@ -71,7 +71,7 @@ def test_the_drawer(view):
         assert view.locator("#side").is_visible() and not view.locator("#menu").is_visible()
         return
     view.get_by_role("button", name="Menu", exact=True).click()
-    view.wait_for_timeout(300)
+    until(view, "document.getAnimations().length === 0")
     check(view)
 
 
@@ -85,15 +85,16 @@ def test_the_service_is_away(view):
 def test_cluster(view):
     view.evaluate("location.hash = '#/cluster'")
     until(view, "document.querySelectorAll('#view-cluster tbody tr').length > 0")
-    view.wait_for_timeout(2200)
+    until(view, "[...document.querySelectorAll('.chart path.line')].some((p) => p.getAttribute('d').includes('L'))")
     check(view)
 
 
 def test_load(view):
     view.evaluate("location.hash = '#/load'")
+    view.locator("#view-load").wait_for()
     check(view)
     view.locator("#load-prompts").fill("a\nbad error_at=1")
     view.locator("#load-repeat").fill("3")
     view.get_by_role("button", name="Start").click()
-    until(view, "document.getElementById('load-abort').hidden")
+    until(view, "document.getElementById('load-abort').hidden", 60)
     check(view)

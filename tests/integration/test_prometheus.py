@@ -19,7 +19,8 @@ import pytest
 
 import prometheus
 import promql
-from harness import ROOT, WYVERN, Service, Stream, fake_text, free_ports, kill, wait_for
+from harness import (
+    ROOT, WYVERN, Service, Stream, descendants, fake_text, free_ports, kill, mentioning, wait_for)
 from prometheus import DASHBOARDS, DEPLOY, Prometheus
 
 PROGRAM = prometheus.program()
@@ -66,7 +67,7 @@ def prometheus_of(service):
 def wait_runs(service):
     """Ready, and said so: Prometheus sees the service too."""
     service.wait_ready(60)
-    wait_for(lambda: "ready    after" in service.log_path.read_text(), "the word ready", 40)
+    wait_for(lambda: "ready    after" in service.log_path.read_text(), "the word ready", 60)
     return prometheus_of(service)
 
 
@@ -134,11 +135,18 @@ def test_each_panel_has_an_answer(working, path, title, kind, unit, queries):
     server, load = working
     least, most = (0, 2) if title.startswith("Spread") else RANGES[unit]  # of two workers: 2
     for expr in map(promql.filled, queries):
-        answer = wait_for(lambda expr=expr: load.errors or [
-            v for v in server.query(expr) if not math.isnan(v[1])], f"an answer to {expr}", 15, .2)
+        answer = []
+
+        def fits(expr=expr, answer=answer):
+            """Every value: a rate over a moment in which somebody stood still may be too large."""
+            answer[:] = [v for v in server.query(expr) if not math.isnan(v[1])]
+            return load.errors or answer and all(least <= value <= most for _, value in answer)
+
+        try:
+            wait_for(fits, f"an answer to {expr}, {least} to {most}", 40, .2)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; there is {answer}") from None
         assert not load.errors, load.errors
-        for labels, value in answer:
-            assert least <= value <= most, f"{expr}: {labels} {value}"
         if kind == "heatmap":
             assert {"+Inf", "0.5"} <= {labels["le"] for labels, _ in answer}
 
@@ -153,7 +161,7 @@ def test_the_original_figure(working):
                          ("GPU utilisation", "uuid")):
         expr = promql.filled(by_title[title][0])
         wait_for(lambda expr=expr, label=label: len({x[label] for x, _ in server.query(expr)}) == 2,
-                 f"two curves of {title}", 20)
+                 f"two curves of {title}", 40)
 
 
 @needs_prometheus
@@ -165,8 +173,8 @@ def test_variables_have_values(working):
                 continue
             match, label = re.fullmatch(r"label_values\((.*), (\w+)\)",
                                         variable["definition"]).groups()
-            assert server.get(f"label/{label}/values",
-                              **{"match[]": promql.filled(match)}), variable["definition"]
+            wait_for(lambda match=match, label=label: server.get(
+                f"label/{label}/values", **{"match[]": promql.filled(match)}), variable["definition"], 40)
 
 
 @needs_prometheus
@@ -177,7 +185,7 @@ def test_rules_work_and_nothing_is_wrong(working):
         rules = [r for g in server.get("rules")["groups"] for r in g["rules"]]
         return rules if all(r["health"] != "unknown" for r in rules) else None
 
-    rules = wait_for(evaluated, "the rules", 20)
+    rules = wait_for(evaluated, "the rules", 40)
     assert {r["health"] for r in rules} == {"ok"}
     assert {r["name"] for r in rules if r.get("state") == "firing"} <= {"WyvernDiskNearlyFull"}
     for name in (r["name"] for r in rules if r["type"] == "recording"):
@@ -198,8 +206,9 @@ def named_metrics():
 
 
 def exported(fake):
-    texts = [httpx.get(url, trust_env=False).text
-             for url in (*fake.metrics_urls(), fake.url + "/metrics")]
+    urls = wait_for(lambda: all(fake.metrics_urls()) and fake.metrics_urls(), "the nodes' addresses")
+    texts = [httpx.get(url, trust_env=False, timeout=30).text
+             for url in (*urls, fake.url + "/metrics")]
     return set(re.findall(r"^# TYPE (\S+)", "\n".join(texts), re.M))
 
 
@@ -243,7 +252,7 @@ def test_what_is_not_there_is_said_before_anything_starts(tmp_path):
              "--grafana-program names /nowhere/it")):
         done = subprocess.run([program, "up", "--model", "fake:tokens=2", "--state-dir",
                                tmp_path / "s", "--port", "0", "--metrics-port", "0", *options],
-                              env={**os.environ, **env}, capture_output=True, text=True, timeout=20,
+                              env={**os.environ, **env}, capture_output=True, text=True, timeout=60,
                               check=False)
         assert done.returncode == 66, done.stderr
         assert sentence in done.stderr
@@ -271,7 +280,7 @@ def test_a_program_that_does_not_start_ends_the_start(start, tmp_path):
     program.write_text("#!/bin/sh\necho no >&2\nexit 3\n")
     program.chmod(0o755)
     service = start(wait=False, **options(prometheus_program=program))
-    assert service.process.wait(30) == 3
+    assert service.process.wait(60) == 3
     assert "prometheus ended 3 times while starting" in service.log_path.read_text()
     service.check_nothing_left()
 
@@ -282,11 +291,22 @@ def test_what_was_accepted_before_the_start_is_over_is_answered(start, tmp_path)
     program.write_text("#!/bin/sh\nexec sleep 100\n")
     program.chmod(0o755)
     service = start(workers=1, slots=1, **options(prometheus_program=program))
+    worker, = service.workers()
+    os.kill(worker["pid"], signal.SIGSTOP)  # neither is answered before the SIGTERM
     streams = [Stream(service, f"s{i} tokens=50 delay_ms=20") for i in range(2)]
-    wait_for(lambda: service.status()["queue"]["in_flight"] + service.status()["queue"]["waiting"]
-             == 2, "both prompts in the queue")
-    assert "ready" not in service.log_path.read_text()
-    assert service.stop() == 0
+
+    def queued():
+        queue = service.status()["queue"]
+        return queue["in_flight"] + queue["waiting"] == 2
+
+    try:
+        wait_for(queued, "both prompts in the queue")
+        assert "ready" not in service.log_path.read_text()
+        service.term()
+    finally:
+        os.kill(worker["pid"], signal.SIGCONT)
+    assert service.process.wait(60) == 0, service.logs()
+    service.check_nothing_left()
     for i, stream in enumerate(streams):
         stream.join()
         assert stream.error is None and stream.text == fake_text(f"s{i}", 50), stream.error
@@ -298,7 +318,7 @@ def test_a_busy_port_is_said(start):
         taken.listen()
         service = start(wait=False, **options(prometheus_port=taken.getsockname()[1],
                                               prometheus_program="/bin/true"))
-        assert service.process.wait(10) == 69
+        assert service.process.wait(60) == 69
         assert "--prometheus-port" in service.log_path.read_text()
 
 
@@ -344,10 +364,12 @@ def test_it_sees_every_target_before_the_service_is_called_ready(watched):
     text = service.log_path.read_text()
     assert text.index("(Prometheus)") < text.index("ready    after")
     assert "does not see" not in text
-    assert server.targets() == {
-        ("wyvern-nodes", f"127.0.0.1:{service.metrics_port}"): "up",
-        ("wyvern-nodes", f"127.0.0.1:{service.metrics_port + 1}"): "up",
-        ("wyvern-gateway", f"127.0.0.1:{service.port}"): "up"}
+    wanted = {("wyvern-nodes", f"127.0.0.1:{service.metrics_port}"): "up",
+              ("wyvern-nodes", f"127.0.0.1:{service.metrics_port + 1}"): "up",
+              ("wyvern-gateway", f"127.0.0.1:{service.port}"): "up"}
+    assert set(server.targets()) == set(wanted)
+    # One that stood still for a second was not up just then.
+    wait_for(lambda: server.targets() == wanted, "all of them up")
     for target in server.get("targets", state="active")["activeTargets"]:
         assert "role" not in target["labels"]
 
@@ -355,7 +377,8 @@ def test_it_sees_every_target_before_the_service_is_called_ready(watched):
 @needs_prometheus
 def test_grafana_is_started_with_files_it_can_read(watched):
     service, server, port = watched
-    assert httpx.get(f"http://127.0.0.1:{port}/api/health", trust_env=False).status_code == 200
+    assert httpx.get(f"http://127.0.0.1:{port}/api/health", trust_env=False,
+                     timeout=30).status_code == 200
     assert f"http://127.0.0.1:{port}   (Grafana)" in service.log_path.read_text()
 
     folder = service.state_dir / "grafana"
@@ -380,8 +403,7 @@ def test_grafana_is_started_with_files_it_can_read(watched):
 def test_it_is_started_again_and_keeps_what_it_has(watched):
     service, server, _ = watched
     before = wait_for(lambda: server.oldest("wyvern_workers_ready"), "a first value")
-    pid, = [p for p in service.family
-            if b"--storage.tsdb.path" in open(f"/proc/{p}/cmdline", "rb").read()]
+    pid, = set(mentioning("--storage.tsdb.path")) & set(descendants(service.process.pid))
     kill(pid)
 
     def back():
@@ -390,7 +412,7 @@ def test_it_is_started_again_and_keeps_what_it_has(watched):
         except (httpx.TransportError, ValueError):
             return None  # it is not there yet, or says in plain text that it starts
 
-    assert wait_for(back, "Prometheus back", 20) == before
+    assert wait_for(back, "Prometheus back", 60) == before
     assert service.ask("still here")["choices"]
 
 
@@ -405,8 +427,8 @@ def test_a_node_that_joins_later_is_scraped(watched, tmp_path):
              "--address", "127.0.0.1", "--state-dir", tmp_path / "late"], stdout=log, stderr=log)
     try:
         wait_for(lambda: server.targets().get(("wyvern-nodes", f"127.0.0.1:{port}")) == "up",
-                 "the target", 30, .1)
-        assert server.query('up{node="late"}')
+                 "the target", 60, .1)
+        wait_for(lambda: server.query('up{node="late"}'), "its first sample")
     finally:
         node.send_signal(signal.SIGTERM)
-        assert node.wait(30) == 0
+        assert node.wait(60) == 0

@@ -72,7 +72,7 @@ class Exporter:
                  *map(str, options)],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env)
         try:
-            wait_for(self.answers, "the exporter", 15)
+            wait_for(self.answers, "the exporter", 30)
         except AssertionError:
             self.process.kill()
             raise AssertionError(self.log()) from None
@@ -85,7 +85,7 @@ class Exporter:
             return httpx.get(self.url + "/health", trust_env=False).status_code == 200
         return False
 
-    def scrape(self, accept=None, timeout=5):
+    def scrape(self, accept=None, timeout=30):
         reply = httpx.get(self.url + "/metrics", headers={"accept": accept} if accept else {},
                           trust_env=False, timeout=timeout)
         assert reply.status_code == 200
@@ -99,7 +99,7 @@ class Exporter:
         family = self.families().get(name)
         return {s.labels.get(label, ""): s.value for s in family.samples} if family else {}
 
-    def wait(self, name, expected, label="uuid", timeout=8):
+    def wait(self, name, expected, label="uuid", timeout=30):
         def seen():
             return self.values(name, label) == expected
         try:
@@ -107,10 +107,24 @@ class Exporter:
         except AssertionError as error:
             raise AssertionError(f"{error}; it is {self.values(name, label)}\n{self.log()}") from None
 
+    def gpus(self, text):
+        """The stand-in's script, never half of it."""
+        new = self.script.with_suffix(".new")
+        new.write_text(text)
+        new.replace(self.script)
+
+    def wait_success(self, **wanted):
+        """Until these collectors have read, each in a thread of its own, as well as told here."""
+        def seen():
+            told = self.values("wyvern_collector_success", "collector")
+            return wanted.items() <= told.items() and told
+
+        return wait_for(seen, f"collectors: {wanted}")
+
     def stop(self):
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(10)
+        return self.process.wait(30)
 
 
 @pytest.fixture
@@ -149,7 +163,7 @@ def put(root, files):
 
 def test_figures_of_gpus(exporter):
     one = exporter(gpus=script(8, "driver 575.57.08"))
-    wait_for(lambda: len(one.values("wyvern_gpu_up")) == 8, "eight GPUs", 8)
+    wait_for(lambda: len(one.values("wyvern_gpu_up")) == 8, "eight GPUs")
     found = one.families()
     for name in PER_GPU:
         assert len(found[name].samples) == 8, name
@@ -169,8 +183,8 @@ def test_figures_of_gpus(exporter):
     assert info.value == 1 and info.labels == {
         "gpu_index": "0", "uuid": "GPU-0000", "name": "NVIDIA H200", "vendor": "nvidia",
         "driver": "575.57.08"}
-    success = one.values("wyvern_collector_success", "collector")
-    assert success == {"nvml": 1, "host": 1, "network": 1, "disk": 1}
+    success = one.wait_success(nvml=1, host=1, network=1, disk=1)
+    assert set(success) == {"nvml", "host", "network", "disk"}
     assert set(one.values("wyvern_collector_duration_seconds", "collector")) == set(success)
     assert one.values("wyvern_build_info", "role") == {"telemetry": 1}
     assert one.values("wyvern_broker_connected") == {"": 0}
@@ -179,11 +193,11 @@ def test_figures_of_gpus(exporter):
 def test_gpu_is_lost_and_comes_back(exporter):
     one = exporter(gpus=script(2))
     one.wait("wyvern_gpu_up", {"GPU-0000": 1, "GPU-0001": 1})
-    one.script.write_text("xid 1 1 79\n1 handle 15\n" + script(2))
+    one.gpus("xid 1 1 79\n1 handle 15\n" + script(2))
     one.wait("wyvern_gpu_up", {"GPU-0000": 1, "GPU-0001": 0})
     for name in [*PER_GPU, *ORIGINAL, "wyvern_gpu_info"]:
         assert set(one.values(name)) == {"GPU-0000"}, name
-    one.script.write_text("xid 1 1 79\n" + script(2))
+    one.gpus("xid 1 1 79\n" + script(2))
     one.wait("wyvern_gpu_up", {"GPU-0000": 1, "GPU-0001": 1})
     assert set(one.values("wyvern_gpu_power_watts")) == {"GPU-0000", "GPU-0001"}
 
@@ -192,7 +206,7 @@ def test_errors_by_number(exporter):
     one = exporter(gpus=script(2))
     one.wait("wyvern_gpu_up", {"GPU-0000": 1, "GPU-0001": 1})
     assert one.values("wyvern_gpu_xid_errors") == {}
-    one.script.write_text("xid 1 1 79\nxid 2 1 31\nxid 3 1 31\n" + script(2))
+    one.gpus("xid 1 1 79\nxid 2 1 31\nxid 3 1 31\n" + script(2))
     one.wait("wyvern_gpu_xid_errors", {"79": 1, "31": 2}, "xid")
 
 
@@ -200,15 +214,14 @@ def test_driver_goes(exporter):
     """While the driver is gone its GPUs are down, and what it last said is not told again."""
     one = exporter(gpus=script(2))
     one.wait("wyvern_gpu_up", {"GPU-0000": 1, "GPU-0001": 1})
-    one.script.write_text("init 18\ncount_code 18\n")
+    one.gpus("init 18\ncount_code 18\n")
     one.wait("wyvern_gpu_up", {"GPU-0000": 0, "GPU-0001": 0})
     for name in [*PER_GPU, *ORIGINAL]:
         assert one.values(name) == {}, name
-    assert one.values("wyvern_collector_success", "collector")["nvml"] == 0
-    assert one.values("wyvern_collector_success", "collector")["host"] == 1
-    one.script.write_text(script(2))
-    one.wait("wyvern_gpu_up", {"GPU-0000": 1, "GPU-0001": 1}, timeout=15)
-    assert one.values("wyvern_collector_success", "collector")["nvml"] == 1
+    one.wait_success(nvml=0, host=1)
+    one.gpus(script(2))
+    one.wait("wyvern_gpu_up", {"GPU-0000": 1, "GPU-0001": 1}, timeout=60)  # looked for ever more seldom
+    one.wait_success(nvml=1)
     assert one.log().count("collector.failed collector=nvml") == 1  # told once, not each second
     assert one.log().count("collector.works collector=nvml") == 1
 
@@ -217,7 +230,7 @@ def test_driver_goes(exporter):
 def test_driver_that_never_started(exporter, code, there):
     """No driver is normal; one that refuses is a fault."""
     one = exporter(gpus=f"init {code}\n")
-    wait_for(lambda: "collector=nvml" in one.log(), "a word on the driver", 8)
+    wait_for(lambda: "collector=nvml" in one.log(), "a word on the driver")
     success = one.values("wyvern_collector_success", "collector")
     assert success.get("nvml") == (0 if there else None)
     assert one.values("wyvern_gpu_up") == {}
@@ -227,18 +240,17 @@ def test_driver_that_hangs(exporter):
     """A driver that does not answer for long stops neither scrapes nor the other collectors."""
     one = exporter(gpus=script(2))
     one.wait("wyvern_gpu_up", {"GPU-0000": 1, "GPU-0001": 1})
-    one.script.write_text("hang 7000\n" + script(2))
+    one.gpus("hang 100000\n" + script(2))
     wait_for(lambda: one.values("wyvern_collector_success", "collector")["nvml"] == 0,
-             "the driver counted as failed", 12)
+             "the driver counted as failed")
     assert one.values("wyvern_gpu_up") == {"GPU-0000": 0, "GPU-0001": 0}
     assert one.values("wyvern_gpu_power_watts") == {}
-    success = one.values("wyvern_collector_success", "collector")
-    assert success["host"] == 1 and success["network"] == 1
+    one.wait_success(host=1, network=1)
     before = one.values("wyvern_node_cpu_seconds", "mode")
-    wait_for(lambda: one.values("wyvern_node_cpu_seconds", "mode") != before, "the host's poll", 5)
+    wait_for(lambda: one.values("wyvern_node_cpu_seconds", "mode") != before, "the host's poll")
     begin = time.monotonic()
     assert one.stop() == 0  # although the driver still hangs
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < 20  # it hangs for 100 s
 
 
 def test_absurd_answers_are_not_shown(exporter):
@@ -264,10 +276,10 @@ def test_mig_has_no_utilization(exporter):
 def test_number_of_gpus_changes(exporter):
     one = exporter(gpus=script(1))
     for count in (3, 0, 2):
-        one.script.write_text(script(count))
+        one.gpus(script(count))
         one.wait("wyvern_gpu_up", {f"GPU-{i:04x}": 1 for i in range(count)})
-    one.script.write_text(script(2).replace("count 2", "count 4294967295"))
-    wait_for(lambda: len(one.values("wyvern_gpu_up")) == 64, "as many as we hold", 8)
+    one.gpus(script(2).replace("count 2", "count 4294967295"))
+    wait_for(lambda: len(one.values("wyvern_gpu_up")) == 64, "as many as we hold")
 
 
 # ---- AMD, host, jobs ----
@@ -291,7 +303,7 @@ def test_amd(exporter, tmp_path):
     assert one.values("wyvern_gpu_power_watts") == {uuid: 41.5}
     assert one.values("wyvern_gpu_temperature_celsius") == {uuid: 39.5}
     assert one.values("wyvern_gpu_info", "vendor") == {"amd": 1}
-    assert one.values("wyvern_collector_success", "collector")["amdgpu"] == 1
+    one.wait_success(amdgpu=1)
     put(card, {"gpu_busy_percent": "what\n"})
     one.wait("wyvern_gpu_utilization_ratio", {})
     assert one.values("wyvern_gpu_memory_used_bytes") == {uuid: 10485760}
@@ -301,23 +313,29 @@ def test_amd(exporter, tmp_path):
         put(card, CARD)
     shutil.rmtree(one.sysfs / "class")
     one.wait("wyvern_gpu_up", {uuid: 0})
-    assert one.values("wyvern_collector_success", "collector")["amdgpu"] == 0
+    one.wait_success(amdgpu=0)
     assert one.values("wyvern_gpu_power_watts") == {}
 
 
 def test_host(exporter):
     one = exporter()
-    wait_for(lambda: one.values("wyvern_node_cpus"), "the host's figures", 5)
+    one.wait_success(host=1, network=1, disk=1)
     assert set(one.values("wyvern_node_cpu_seconds", "mode")) == {
         "user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal"}
     size, = one.values("wyvern_node_memory_size_bytes").values()
     assert size == os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     assert 0 < one.values("wyvern_node_memory_available_bytes")[""] <= size
-    assert one.values("wyvern_node_load1") == one.values("system_load_average")
+    found = one.families()  # both names in one scrape: it changes
+    assert [s.value for s in found["wyvern_node_load1"].samples] == [
+        s.value for s in found["system_load_average"].samples] != []
     assert one.values("wyvern_node_load5") and one.values("wyvern_node_load15")
-    devices = one.values("wyvern_node_network_receive_bytes", "device")
-    assert set(devices) >= set(os.listdir("/sys/class/net")) - {"bonding_masters"}
-    assert set(one.values("wyvern_node_network_transmit_bytes", "device")) == set(devices)
+
+    def devices(way):
+        return set(one.values(f"wyvern_node_network_{way}_bytes", "device"))
+
+    # Others may make some just now.
+    wait_for(lambda: devices("receive") >= set(os.listdir("/sys/class/net")) - {"bonding_masters"}, "all devices")
+    wait_for(lambda: devices("transmit") == devices("receive"), "both ways of each")
     free = shutil.disk_usage(one.state)
     assert one.values("wyvern_node_disk_size_bytes", "path") == {"state": free.total}
     assert 0 < one.values("wyvern_node_disk_free_bytes", "path")["state"] <= free.total
@@ -334,8 +352,7 @@ def test_host_without_its_files(exporter, tmp_path):
     assert one.values("wyvern_node_memory_size_bytes") == {"": 102400}
     assert one.values("wyvern_node_memory_available_bytes") == {}
     assert one.values("wyvern_node_network_receive_bytes", "device") == {}
-    success = one.values("wyvern_collector_success", "collector")
-    assert success["host"] == 0 and success["network"] == 0 and success["disk"] == 1
+    one.wait_success(host=0, network=0, disk=1)
     shutil.rmtree(proc)
     one.wait("system_load_average", {})
 
@@ -344,10 +361,10 @@ def test_jobs(exporter, tmp_path):
     jobs = tmp_path / "jobs"
     one = exporter("--job-mapping", jobs, gpus=script(2))
     one.wait("wyvern_gpu_up", {"GPU-0000": 1, "GPU-0001": 1})
-    assert one.values("wyvern_collector_success", "collector")["jobs"] == 0
+    one.wait_success(jobs=0)
     put(jobs, {"0": "4711\n", "1": "4711\n4712_3\nevil\"} 1\n", "7": "1\n", "README": "2\n"})
     wait_for(lambda: one.values("wyvern_gpu_job_info", "hpc_job") == {"4711": 1, "4712_3": 1},
-             "the jobs", 8)
+             "the jobs")
     samples = one.families()["wyvern_gpu_job_info"].samples
     assert sorted((s.labels["gpu_index"], s.labels["uuid"], s.labels["hpc_job"]) for s in samples) == [
         ("0", "GPU-0000", "4711"), ("1", "GPU-0001", "4711"), ("1", "GPU-0001", "4712_3")]
@@ -363,8 +380,8 @@ def test_judges(exporter, tmp_path):
     jobs = tmp_path / "jobs"
     put(jobs, {"3": "4711\n"})
     one = exporter("--job-mapping", jobs, gpus=script(8, "xid 1 1 79"))
-    wait_for(lambda: one.values("wyvern_gpu_job_info"), "the job", 8)
-    wait_for(lambda: one.values("wyvern_gpu_xid_errors"), "the error", 8)
+    wait_for(lambda: one.values("wyvern_gpu_job_info"), "the job")
+    wait_for(lambda: one.values("wyvern_gpu_xid_errors"), "the error")
     text = one.scrape().text
     assert list(parse_004(text))
     reply = one.scrape(OPENMETRICS)
@@ -386,7 +403,7 @@ def test_judges(exporter, tmp_path):
 def raw(url, headers):
     """Status line and headers, and the body as it came."""
     host, port = url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), 5) as connection:
+    with socket.create_connection((host, int(port)), 30) as connection:
         lines = "".join(f"{k}: {v}\r\n" for k, v in headers.items())
         connection.sendall(f"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{lines}\r\n"
                            .encode())
@@ -399,7 +416,7 @@ def raw(url, headers):
 
 def test_gzip(exporter):
     one = exporter(gpus=script(8))
-    wait_for(lambda: len(one.values("wyvern_gpu_up")) == 8, "eight GPUs", 8)
+    wait_for(lambda: len(one.values("wyvern_gpu_up")) == 8, "eight GPUs")
     head, body = raw(one.url, {"Accept-Encoding": "gzip, deflate", "Accept": OPENMETRICS})
     assert "content-encoding: gzip" in head and "vary: accept, accept-encoding" in head
     text = gzip.decompress(body).decode()
@@ -413,9 +430,9 @@ def test_gzip(exporter):
 
 def test_two_hundred_scrapers_at_once(exporter):
     one = exporter(gpus=script(8))
-    wait_for(lambda: len(one.values("wyvern_gpu_up")) == 8, "eight GPUs", 8)
+    wait_for(lambda: len(one.values("wyvern_gpu_up")) == 8, "eight GPUs")
     with ThreadPoolExecutor(50) as pool:
-        connections = [socket.create_connection(("127.0.0.1", one.port), 10) for _ in range(200)]
+        connections = [socket.create_connection(("127.0.0.1", one.port), 60) for _ in range(200)]
         for connection in connections:
             connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
 
@@ -430,13 +447,13 @@ def test_two_hundred_scrapers_at_once(exporter):
             head, _, text = data.partition(b"\r\n\r\n")
             assert head.startswith(b"HTTP/1.1 200")
             assert text.count(b"\nwyvern_gpu_up{") == 8
-    one.script.write_text(script(1))  # and the poll went on
+    one.gpus(script(1))  # and the poll went on
     one.wait("wyvern_gpu_up", {"GPU-0000": 1})
 
 
 def test_scrapers_that_never_read(exporter):
     one = exporter(gpus=script(8))
-    wait_for(lambda: len(one.values("wyvern_gpu_up")) == 8, "eight GPUs", 8)
+    wait_for(lambda: len(one.values("wyvern_gpu_up")) == 8, "eight GPUs")
     greedy = []
     try:
         for _ in range(20):
@@ -448,7 +465,7 @@ def test_scrapers_that_never_read(exporter):
                 connection.send(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 200)
             greedy.append(connection)
         for count in (3, 5):
-            one.script.write_text(script(count))
+            one.gpus(script(count))
             one.wait("wyvern_gpu_up", {f"GPU-{i:04x}": 1 for i in range(count)})
         memory = int(re.search(r"VmRSS:\s+(\d+)",
                                open(f"/proc/{one.process.pid}/status").read()).group(1))
@@ -456,14 +473,14 @@ def test_scrapers_that_never_read(exporter):
     finally:
         for connection in greedy:
             connection.close()
-    assert one.answers()
+    wait_for(one.answers, "an answer to who does read")
 
 
 def test_only_metrics_and_health(exporter):
     one = exporter()
-    assert json.loads(httpx.get(one.url + "/health", trust_env=False).text) == {"status": "ok"}
-    assert httpx.get(one.url + "/other", trust_env=False).status_code == 404
-    reply = httpx.post(one.url + "/metrics", trust_env=False)
+    assert json.loads(httpx.get(one.url + "/health", trust_env=False, timeout=30).text) == {"status": "ok"}
+    assert httpx.get(one.url + "/other", trust_env=False, timeout=30).status_code == 404
+    reply = httpx.post(one.url + "/metrics", trust_env=False, timeout=30)
     assert reply.status_code == 405 and reply.headers["allow"] == "GET, HEAD"
-    reply = httpx.head(one.url + "/metrics", trust_env=False)
+    reply = httpx.head(one.url + "/metrics", trust_env=False, timeout=30)
     assert reply.status_code == 200 and reply.text == ""
