@@ -111,6 +111,7 @@ function openTheme() {
 let failures = 0;
 let nextLook = null;
 let looking = false;
+let again = false; // a key came while it was looked
 let known = false; // the models were read, or are not for us until there is another key
 
 async function look() {
@@ -132,6 +133,10 @@ async function look() {
     else service.set("away", { until: Date.now() + wait });
   }
   looking = false;
+  if (again) {
+    known = again = false;
+    wait = 0;
+  }
   nextLook = setTimeout(look, document.hidden ? 4 * wait : wait);
 }
 
@@ -155,6 +160,7 @@ function openService() {
   service.addEventListener("doubt", () => service.state !== "away" && look());
   service.addEventListener("key", () => {
     known = false;
+    again = looking;
     look();
   });
   addEventListener("online", look);

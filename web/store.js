@@ -7,6 +7,7 @@ const DATABASE = "wyvern";
 const STORE = "conversations";
 const CONVERSATIONS_MAX = 200;
 const SAVE_MS = 400;
+const OPEN_MS = 4000;
 
 const all = new Map(); // id → conversation
 const waiting = new Map(); // id → timer of a save
@@ -37,17 +38,28 @@ export function newId() {
   return [...bytes].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
-export async function openStore() {
+async function load() {
   try {
     const request = indexedDB.open(DATABASE, 1);
     request.onupgradeneeded = () => request.result.createObjectStore(STORE, { keyPath: "id" });
     database = await asked(request);
-    for (const conversation of await asked(objects("readonly").getAll())) all.set(conversation.id, conversation);
+    const kept = await asked(objects("readonly").getAll());
+    const made = [...all.keys()]; // while it was waited for
+    for (const conversation of kept) {
+      if (!all.has(conversation.id)) all.set(conversation.id, conversation);
+    }
+    made.forEach(write);
+    tell("change", null);
   } catch {
     database = null;
   }
+}
+
+// Browsers may take long, or never answer: the page goes on without, and what is kept comes later.
+export async function openStore() {
   tabs?.addEventListener("message", onForeign);
   addEventListener("pagehide", () => [...waiting.keys()].forEach(write));
+  await Promise.race([load(), new Promise((resolve) => { setTimeout(resolve, OPEN_MS); })]);
   return database !== null;
 }
 

@@ -390,6 +390,30 @@ def test_a_key_is_not_asked_for_again_and_again(watched, start, tmp_path):
     assert chat.text() == whole("now", 5)
 
 
+def test_a_key_given_while_the_models_are_asked_for(watched, start, tmp_path):
+    """The answer to the question without the key comes after the key."""
+    path = tmp_path / "keys"
+    key = run("key", "add", "ada", "--keys", path, check=0).stdout.strip()
+    service = start(keys=path, model="fake:tokens=5,delay_ms=1")
+    page = watched.open(service)
+    dialog = page.get_by_role("dialog")
+    dialog.wait_for()
+    held, answers = [], []
+    page.route("**/v1/models", lambda route: route.continue_() if held else held.append(route))
+    page.on("response", lambda response: response.url.endswith("/v1/models")
+            and answers.append(response.status))
+    page.reload()
+    wait_for(lambda: page.evaluate("1") and held, "the question")
+    chat = Chat(page)
+    chat.send("mine")
+    dialog.get_by_label("API key").fill(key)
+    page.keyboard.press("Enter")
+    chat.ended()
+    assert answers == []
+    held[0].continue_()
+    wait_for(lambda: page.evaluate("1") and answers == [401, 200], "the models")
+
+
 def test_a_key_given_over_the_settings(watched, start, tmp_path):
     path = tmp_path / "keys"
     key = run("key", "add", "ada", "--keys", path, check=0).stdout.strip()

@@ -408,3 +408,39 @@ def test_a_hundred_thousand_characters_stay_fluid(chat, page):
     chat.ended(timeout=90000)
     text = chat.text()
     assert len(text) > 100000 and text == whole("fluid", 10000)
+
+
+# Answers when the test says so: window.answer().
+MUTE_STORE = """
+const open = IDBFactory.prototype.open;
+IDBFactory.prototype.open = function (...args) {
+    const request = open.apply(this, args);
+    const said = new Promise((resolve) => { window.answer = resolve; });
+    return {
+        get result() { return request.result; },
+        set onupgradeneeded(fn) { request.onupgradeneeded = fn; },
+        set onerror(fn) { request.onerror = fn; },
+        set onsuccess(fn) { request.onsuccess = () => said.then(fn); },
+    };
+};
+"""
+
+
+def test_a_browser_that_is_slow_to_open_its_store(watched, fake):
+    """The page goes on without, and shows what is kept when that comes; nothing is lost."""
+    page = watched.open(fake)
+    Chat(page).ask("kept tokens=2")
+    mute = page.context.new_page()
+    mute.add_init_script(MUTE_STORE)
+    mute.goto(fake.url + "/")
+    mute.get_by_text("This browser keeps no conversations for this page.").wait_for(timeout=30000)
+    chat = Chat(mute)
+    chat.ask("made tokens=2")
+    titles = mute.locator("#history")
+    assert "made" in titles.inner_text() and "kept" not in titles.inner_text()
+    mute.evaluate("window.answer()")
+    until(mute, "document.getElementById('history').innerText.includes('kept')")
+    assert "made" in titles.inner_text()
+    mute.close()
+    page.reload()
+    until(page, "document.getElementById('history').innerText.includes('made')")
