@@ -35,8 +35,8 @@
 #define REPLY_BYTES_MAX   ((size_t)1 << 30)  /* of one connection's unsent output */
 #define FLUSH_EARLY_BYTES ((size_t)64 << 10) /* output of one turn that is sent without waiting */
 #define KEEP_BYTES        ((size_t)2 << 10)  /* buffers up to this size stay between requests */
-#define BODY_BYTES_PER_MS 64 /* a body that comes faster than this may take its time */
-#define LINGER_MS         2000
+#define BODY_BYTES_PER_MS 64   /* a body that comes faster than this may take its time */
+#define LINGER_MS         5000 /* a client may stand still while it sends what is refused */
 #define LINGER_BYTES      ((size_t)64 << 20)
 #define REFUSED_MAX       64 /* connections over the limit that are told so, at a time */
 
