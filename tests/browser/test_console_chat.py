@@ -6,7 +6,7 @@ import re
 import pytest
 
 from console import PHONE, Chat, until
-from harness import fake_text, run, wait_for
+from harness import fake_text, new_key, wait_for
 
 
 def whole(tag, count):
@@ -348,10 +348,15 @@ def test_two_tabs_show_the_same(watched, fake):
     wait_for(lambda: first.text() == whole("more", 20), "the other tab's reply")
 
 
-def test_a_key_is_asked_for(watched, start, tmp_path):
-    path = tmp_path / "keys"
-    key = run("key", "add", "ada", "--keys", path, check=0).stdout.strip()
-    service = start(keys=path, model="fake:tokens=5,delay_ms=1")
+@pytest.fixture
+def locked(start, tmp_path):
+    """A service that asks for keys, and one."""
+    key = new_key(tmp_path / "keys", "ada")
+    return start(keys=tmp_path / "keys", model="fake:tokens=5,delay_ms=1"), key
+
+
+def test_a_key_is_asked_for(watched, locked):
+    service, key = locked
     page = watched.open(service)
     dialog = page.get_by_role("dialog")
     dialog.get_by_text("This service asks for a key").wait_for()
@@ -368,10 +373,8 @@ def test_a_key_is_asked_for(watched, start, tmp_path):
     assert chat.ask("still") == whole("still", 5)
 
 
-def test_a_key_is_not_asked_for_again_and_again(watched, start, tmp_path):
-    path = tmp_path / "keys"
-    key = run("key", "add", "ada", "--keys", path, check=0).stdout.strip()
-    service = start(keys=path, model="fake:tokens=5,delay_ms=1")
+def test_a_key_is_not_asked_for_again_and_again(watched, locked):
+    service, key = locked
     page = watched.open(service, "/#/cluster")
     refusals = []
     page.on("response", lambda response: response.status == 401 and refusals.append(response.url))
@@ -390,11 +393,9 @@ def test_a_key_is_not_asked_for_again_and_again(watched, start, tmp_path):
     assert chat.text() == whole("now", 5)
 
 
-def test_a_key_given_while_the_models_are_asked_for(watched, start, tmp_path):
+def test_a_key_given_while_the_models_are_asked_for(watched, locked):
     """The answer to the question without the key comes after the key."""
-    path = tmp_path / "keys"
-    key = run("key", "add", "ada", "--keys", path, check=0).stdout.strip()
-    service = start(keys=path, model="fake:tokens=5,delay_ms=1")
+    service, key = locked
     page = watched.open(service)
     dialog = page.get_by_role("dialog")
     dialog.wait_for()
@@ -414,10 +415,9 @@ def test_a_key_given_while_the_models_are_asked_for(watched, start, tmp_path):
     wait_for(lambda: page.evaluate("1") and answers == [401, 200], "the models")
 
 
-def test_a_key_given_over_the_settings(watched, start, tmp_path):
-    path = tmp_path / "keys"
-    key = run("key", "add", "ada", "--keys", path, check=0).stdout.strip()
-    page = watched.open(start(keys=path, model="fake:tokens=5,delay_ms=1"))
+def test_a_key_given_over_the_settings(watched, locked):
+    service, key = locked
+    page = watched.open(service)
     page.get_by_role("dialog").wait_for()
     page.keyboard.press("Escape")  # not now
     page.get_by_role("button", name="Settings", exact=True).click()
