@@ -225,14 +225,14 @@ static bool ask(const struct up *up, int port, const char *path, struct http_res
     return http_call_run(&call, result) == ERR_OK && result->status == 200;
 }
 
-static bool target_is_up(const json_t *targets, const char *address)
+static bool target_is_up(const json_t *targets, const char *label, const char *value)
 {
     size_t i;
     json_t *target;
     json_array_foreach(targets, i, target)
     {
         const json_t *labels = json_object_get(target, "labels");
-        if (strcmp(json_text(labels, "instance", ""), address) == 0)
+        if (strcmp(json_text(labels, label, ""), value) == 0)
             return strcmp(json_text(target, "health", ""), "up") == 0;
     }
     return false;
@@ -240,13 +240,15 @@ static bool target_is_up(const json_t *targets, const char *address)
 
 static bool targets_are_up(const struct up *up, const json_t *targets)
 {
-    char address[128];
-    for (unsigned i = 0; i < up->nodes_group.count; i++)
-        if (up_node_target(up, i, address) && !target_is_up(targets, address))
+    char address[128], node[32];
+    for (unsigned i = 0; i < up->nodes_group.count; i++) { /* by name: its port may be any */
+        snprintf(node, sizeof node, "node%u", i + 1);
+        if (!target_is_up(targets, "node", node))
             return false;
+    }
     for (unsigned i = 0; i < up->gateways.count; i++) {
         up_gateway_target(up, i, address);
-        if (!target_is_up(targets, address))
+        if (!target_is_up(targets, "instance", address))
             return false;
     }
     return true;

@@ -287,6 +287,13 @@ def test_a_program_that_does_not_start_ends_the_start(start, tmp_path):
     service.check_nothing_left()
 
 
+@needs_prometheus
+def test_ready_is_said_when_it_sees_nodes_at_any_port(start):
+    server = wait_runs(start(nodes=2, metrics_port=0, workers=2, **options()))
+    assert {x["node"]: v for x, v in server.query('up{job="wyvern-nodes"}')} == {
+        "node1": 1, "node2": 1}
+
+
 def test_what_was_accepted_before_the_start_is_over_is_answered(start, tmp_path):
     """The gateway says that it is ready while Prometheus is waited for; then comes the SIGTERM."""
     program = tmp_path / "prometheus"

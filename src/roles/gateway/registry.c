@@ -18,7 +18,7 @@ struct process {
     UT_hash_handle hh;
 };
 
-#define SETTLED_MS PRESENCE_GONE_MS /* by then everybody has said that he is there, or is gone */
+#define SETTLED_MS (2 * PRESENCE_INTERVAL_MS) /* by then everybody has said that he is there */
 
 struct registry {
     struct bus_subscription *subscription;
@@ -242,12 +242,31 @@ static void write_target(struct json_out *out, const struct presence *presence, 
     json_out_object_end(out);
 }
 
+/* Who stands still just now may be the telemetry worker of a node that others tell of: it is waited
+ * for, until it would count as gone. */
+static bool is_settled(const struct registry *registry)
+{
+    const struct process *process, *next;
+    int64_t since_ns = clock_mono_ns() - registry->first_ns;
+    if (registry->first_ns == 0 || since_ns < SETTLED_MS * NS_PER_MS)
+        return false;
+    if (since_ns > PRESENCE_GONE_MS * NS_PER_MS)
+        return true;
+    HASH_ITER(hh, registry->processes, process, next)
+    {
+        if ((has_role(process, "node") || has_role(process, "infer")) &&
+            !is_known(registry, "telemetry", process->presence.node, "telemetry-"))
+            return false;
+    }
+    return true;
+}
+
 enum err registry_targets(struct registry *registry, const char *own_host, struct buf *buf)
 {
     struct process *process, *next;
     struct json_out out;
     char target[PRESENCE_TEXT_MAX];
-    if (registry->first_ns == 0 || clock_mono_ns() - registry->first_ns < SETTLED_MS * NS_PER_MS)
+    if (!is_settled(registry))
         return err_set(ERR_UNAVAILABLE, "not everybody has been heard yet");
     HASH_SRT(hh, registry->processes, by_key);
     json_out_begin(&out, buf);
